@@ -1,0 +1,214 @@
+//! What the master tells readers over HTTP, as JSON: the rows of the roll and of the history.
+//!
+//! The master serialises these and the command line reads them, so a field is written down once.
+//! All times are milliseconds since 1970-01-01T00:00:00Z by the master's clock unless a field says
+//! otherwise.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+/// What the master sees of a slave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// Known, and no report yet.
+    Expected,
+    /// Reporting in time.
+    Up,
+    /// Its next report is overdue.
+    Late,
+    /// No report for so long that it counts as gone.
+    Missing,
+    /// It said goodbye.
+    Left,
+}
+
+/// What a slave, or one of its checks, says of itself. Ordered from best to worst by
+/// [`Health::severity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All is well.
+    Ok,
+    /// A warning threshold is crossed.
+    Warning,
+    /// A critical threshold is crossed.
+    Critical,
+    /// The check itself could not tell.
+    Unknown,
+}
+
+/// How a slave uses connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// One long-lived connection.
+    Pooled,
+    /// Connect, send, ack, close.
+    PerMessage,
+}
+
+/// A row of `GET /v1/slaves` and of `rollcall ls --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlaveRow {
+    /// Its name.
+    pub name: String,
+    /// Its identity: 32 hexadecimal digits.
+    pub id: String,
+    /// What the master sees.
+    pub presence: Presence,
+    /// What the slave said last; absent before its first report.
+    pub health: Option<Health>,
+    /// Since when presence and health are what they are.
+    pub since_ms: i64,
+    /// When the newest live report was read; absent before the first.
+    pub last_seen_ms: Option<i64>,
+    /// The interval that it announced, in milliseconds.
+    pub interval_ms: u32,
+    /// Its newest stream: 16 hexadecimal digits.
+    pub stream: String,
+    /// The highest durable sequence of that stream.
+    pub sequence: u64,
+    /// Reports applied since it was enrolled, over all streams, each once.
+    pub applied: u64,
+    /// Reports that came again and were not applied.
+    pub duplicates: u64,
+    /// Reports that the slave had to drop and told of.
+    pub gaps: u64,
+    /// The master's clock minus the slave's, in milliseconds; absent if not measured.
+    pub clock_offset_ms: Option<i64>,
+    /// How it connects.
+    pub mode: Mode,
+    /// Its address and port as last seen.
+    pub peer: Option<String>,
+    /// Since when its present connection stands; absent without one.
+    pub connected_since_ms: Option<i64>,
+    /// Connections after the first one since it was enrolled (pooled mode).
+    pub reconnects: u64,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `GET /v1/slaves/{name}`: the row, and what the newest report said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlaveDetail {
+    /// The row of the roll.
+    #[serde(flatten)]
+    pub row: SlaveRow,
+    /// The version of its agent.
+    pub agent_version: String,
+    /// When the newest report was taken, by the slave's clock.
+    pub report_time_ms: Option<i64>,
+    /// The newest result of each check.
+    pub checks: Vec<CheckRow>,
+}
+
+/// The newest result of one check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckRow {
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: Health,
+    /// Its line for people.
+    pub text: String,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u32,
+    /// When it ended, by the slave's clock.
+    pub time_ms: i64,
+    /// What it measured.
+    pub metrics: Vec<MetricRow>,
+}
+
+/// One measured value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricRow {
+    /// Its name.
+    pub name: String,
+    /// Its value; absent if it is not a finite number, which JSON can't say.
+    pub value: Option<f64>,
+    /// As in Nagios performance data: "s", "%", "B", "c", or empty.
+    pub unit: String,
+}
+
+/// What kind of change an event tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A slave that was not known before.
+    Enrolled,
+    /// Its presence changed.
+    Presence,
+    /// Its health changed.
+    Health,
+    /// A check's state changed; `subject` names the check.
+    Check,
+    /// Reports were lost, as the slave's receipt tells.
+    Gap,
+    /// Two slaves claim one id or one name.
+    Conflict,
+    /// Sequences ran backwards and the slave was told to start a new stream.
+    Resync,
+    /// The slave's process started anew: its stream changed.
+    Restart,
+    /// The master started.
+    MasterStart,
+}
+
+/// A row of `GET /v1/events` and of `rollcall events --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventRow {
+    /// Grows with every event that the master records.
+    pub id: i64,
+    /// When it happened: the time of origin.
+    pub time_ms: i64,
+    /// When the master recorded it.
+    pub recorded_ms: i64,
+    /// What kind of change.
+    pub kind: EventKind,
+    /// The slave's name; absent for the master's own events.
+    pub slave: Option<String>,
+    /// What it is about within the slave: the check's name.
+    pub subject: Option<String>,
+    /// The state before; absent if there was none.
+    pub from: Option<String>,
+    /// The state after.
+    pub to: Option<String>,
+    /// A line for people.
+    pub text: String,
+    /// Whether it was told from the backlog, after the fact.
+    pub replayed: bool,
+}
+
+/// `GET /v1/slaves`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlaveList {
+    /// The rows, by name.
+    pub slaves: Vec<SlaveRow>,
+}
+
+/// `GET /v1/events`: oldest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventList {
+    /// The events.
+    pub events: Vec<EventRow>,
+}
+
+/// The body of an HTTP answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What is wrong and what to do.
+    pub error: String,
+}
+
+/// `GET /readyz`, with 200 or 503.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether reports are being stored and acked.
+    pub ready: bool,
+    /// Why not; absent when ready.
+    pub reason: Option<String>,
+}
