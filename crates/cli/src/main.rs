@@ -1,2 +1,66 @@
-//! placeholder
-fn main() {}
+//! `rollcall`: the operator's command. It asks a master over HTTP and prints what it says, and
+//! `rollcall up` starts a master and a slave to try Rollcall out.
+
+mod args;
+mod client;
+mod escape;
+mod events;
+mod follow;
+mod json;
+mod ls;
+mod metric;
+mod output;
+mod show;
+mod sse;
+mod style;
+mod table;
+#[cfg(test)]
+mod testing;
+mod time;
+mod up;
+mod url;
+mod words;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use rollcall_os::exit::{Exit, ExitError};
+
+use crate::args::{Cli, Command};
+use crate::client::Client;
+use crate::output::{Output, OutputError};
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) if is_reader_gone(&error) => Exit::Ok.into(),
+        Err(error) => {
+            eprintln!("rollcall: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  caused by: {}", escape::escape(&cause.to_string()));
+            }
+            let exit = error.chain().find_map(|cause| cause.downcast_ref());
+            exit.map_or(Exit::Failure, |error: &ExitError| error.exit)
+                .into()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let mut out = Output::new(cli.color);
+    let client = || Arc::new(Client::new(cli.master.clone()));
+    match &cli.command {
+        Command::Ls(args) => ls::run(&client(), args, &mut out),
+        Command::Show(args) => show::run(&client(), args, &mut out),
+        Command::Events(args) => events::run(client(), args, &mut out),
+        Command::Up(args) => up::run(args, &mut out),
+        Command::UpChild(args) => up::become_child(args),
+    }
+}
+
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<OutputError>()
+        .is_some_and(OutputError::is_reader_gone)
+}

@@ -1,2 +1,26 @@
-//! placeholder
-fn main() {}
+//! `rollcall-master`: the daemon that keeps the roll.
+//!
+//! ```text
+//!   socket ─> connection ─> roll ─> store ─> ack        one report's way (docs/architecture.md)
+//!             └──── reactor thread ───┘   └ thread
+//!                          └─ snapshot ─> http thread ─> readers
+//! ```
+#![forbid(unsafe_code)]
+
+mod app;
+mod args;
+mod config;
+mod connection;
+mod http;
+mod listener;
+mod reactor;
+mod roll;
+mod stats;
+mod store;
+mod view;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rollcall_os::exit::finish("rollcall-master", app::run(&args::parse()))
+}

@@ -1,6 +1,14 @@
 //! Counters that the reactor bumps and `/metrics` reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rollcall_protocol::Moment;
+
+/// Up to how many microseconds the commits of each bucket took.
+pub(crate) const COMMIT_BOUNDS_US: [u64; 12] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
+];
 
 /// A number that only grows, or a gauge that one owner sets.
 #[derive(Debug, Default)]
@@ -10,6 +18,11 @@ impl Counter {
     /// Adds `count`.
     pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Takes `count` from a gauge.
+    pub(crate) fn subtract(&self, count: u64) {
+        self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Sets a gauge.
@@ -46,6 +59,35 @@ pub(crate) struct Stats {
     pub(crate) commits: Counter,
     /// Time spent committing, in microseconds.
     pub(crate) commit_time_us: Counter,
+    /// Commits by how long they took: one count for each of [`COMMIT_BOUNDS_US`], and one beyond.
+    pub(crate) commit_buckets: [Counter; COMMIT_BOUNDS_US.len() + 1],
     /// Bytes of redo written.
     pub(crate) redo_bytes: Counter,
+    /// Log lines that rate limits held back.
+    pub(crate) suppressed: Counter,
+    /// The newest sign of life of the reactor: milliseconds on the boot clock. It must be set at
+    /// least once a second, or `/healthz` says that the reactor hangs.
+    pub(crate) reactor_beat_ms: Counter,
+}
+
+impl Stats {
+    /// Notes a commit.
+    pub(crate) fn committed(&self, took: Duration, redo_bytes: u64) {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = COMMIT_BOUNDS_US.partition_point(|bound_us| *bound_us < took_us);
+        self.commit_buckets[bucket].add(1);
+        self.commits.add(1);
+        self.commit_time_us.add(took_us);
+        self.redo_bytes.add(redo_bytes);
+    }
+
+    /// Notes that the reactor lives.
+    pub(crate) fn beat(&self, now: Moment) {
+        self.reactor_beat_ms.set(milliseconds(now));
+    }
+}
+
+/// A moment as [`Stats::reactor_beat_ms`] has it.
+pub(crate) fn milliseconds(at: Moment) -> u64 {
+    u64::try_from(at.since_origin().as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,3 +3,11 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod config;
+pub mod exit;
+pub mod limits;
+pub mod log;
+pub mod rate_limit;
+pub mod signal;
+pub mod socket;
+pub mod units;

@@ -154,6 +154,8 @@ pub enum EventKind {
     Resync,
     /// The slave's process started anew: its stream changed.
     Restart,
+    /// The slave has another name than before.
+    Renamed,
     /// The master started.
     MasterStart,
 }

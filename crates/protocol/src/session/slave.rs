@@ -71,7 +71,7 @@ pub struct Opened {
 pub enum Pick {
     /// Nothing now.
     Wait,
-    /// This report, ahead of the backlog, marked live. It comes again in its place.
+    /// This report, ahead of the backlog, marked live and preview. It comes again in its place.
     Preview(u64),
     /// This entry, in its place.
     InOrder {

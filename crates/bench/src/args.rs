@@ -1,0 +1,271 @@
+//! The command line: as it is written, and what it comes to.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rollcall_os::units;
+use rollcall_protocol::limits::{INTERVAL_MAX, INTERVAL_MIN, WINDOW_MAX};
+use rollcall_protocol::wire;
+
+use crate::baseline;
+use crate::load::{Bound, Fleet, Plan};
+
+/// Simulates a fleet of slaves against a master and measures it.
+///
+/// Ends with 0 only if every report was acked and the master refused nothing.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rollcall-bench",
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
+pub(crate) struct Cli {
+    /// What the executable does for itself.
+    #[command(subcommand)]
+    pub(crate) role: Option<Role>,
+    /// What it does for people.
+    #[command(flatten)]
+    pub(crate) run: Option<Run>,
+}
+
+/// Roles of child processes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Role {
+    /// A bare server to compare with, until standard input ends.
+    #[command(hide = true)]
+    BaselineServer {
+        /// Which one.
+        kind: baseline::Kind,
+        /// Where its log goes.
+        #[arg(long)]
+        log_directory: PathBuf,
+    },
+}
+
+/// How the simulated slaves use connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// One long-lived connection each.
+    Pooled,
+    /// Connect, send, ack, close; again for each report.
+    PerMessage,
+    /// Every other slave per-message.
+    Mixed,
+    /// Pooled, one report each, then silence for --duration: memory per idle connection.
+    Idle,
+}
+
+/// A run, as the command line says it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Run {
+    /// Where the master listens, for example 127.0.0.1:7412.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) master: String,
+    /// Number of slaves to simulate.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) slaves: u32,
+    /// How they use connections.
+    #[arg(long, value_enum, default_value = "pooled")]
+    pub(crate) mode: Mode,
+    /// Unacked reports per pooled connection; the master's window caps it.
+    #[arg(long, value_name = "K", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(WINDOW_MAX)))]
+    pub(crate) in_flight: u32,
+    /// Reports per slave and second, phases spread; without it as fast as acks allow.
+    #[arg(long, value_name = "PER_SLAVE_PER_S", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// How long reports are made, for example 10s [default: 10s unless --count is given].
+    #[arg(long, value_name = "TIME", conflicts_with = "count")]
+    pub(crate) duration: Option<units::Duration>,
+    /// How many reports are made, by all slaves together.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Bytes of a report's whole frame, met exactly.
+    #[arg(long, value_name = "BYTES", default_value_t = 200)]
+    pub(crate) payload_bytes: usize,
+    /// Local addresses that the slaves bind in turn, separated by commas.
+    #[arg(long, value_name = "IP,…", value_delimiter = ',')]
+    pub(crate) source_addresses: Vec<IpAddr>,
+    /// The master's process, for its CPU time and memory.
+    #[arg(long, value_name = "PID")]
+    pub(crate) master_pid: Option<u32>,
+    /// Then do the same against two bare servers, and compare.
+    #[arg(long)]
+    pub(crate) baseline: bool,
+    /// Where the bare server with a log keeps it: best on the file system of the master's state.
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
+    pub(crate) baseline_directory: PathBuf,
+    /// How long an answer on a connection may take before the slave reconnects.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) timeout: units::Duration,
+    /// How long to go on with no ack at all, or with no connection at the start.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) patience: units::Duration,
+    /// Write a line of JSON per slave to this file at the end: what was made and what was acked.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: Option<PathBuf>,
+    /// End with 0 even if the master refused something, as long as every report was acked.
+    #[arg(long)]
+    pub(crate) allow_errors: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (1e-5..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("a number of reports per second from 0.00001 to 1000000".to_owned()),
+    }
+}
+
+impl Run {
+    /// What to simulate against the master.
+    ///
+    /// # Errors
+    /// If the master's name can't be resolved or options contradict each other.
+    pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
+        let master = resolve(&self.master)?;
+        let fits = |source: &IpAddr| source.is_ipv4() == master.is_ipv4();
+        ensure!(
+            self.source_addresses.iter().all(fits),
+            "--source-addresses and --master must both be IPv4 or both IPv6"
+        );
+        ensure!(
+            self.mode != Mode::Idle || (self.rate.is_none() && self.count.is_none()),
+            "--mode idle takes no --rate and no --count: each slave sends one report"
+        );
+        let duration = self
+            .duration
+            .map_or(Duration::from_secs(10), units::Duration::get);
+        let idle = self.mode == Mode::Idle;
+        let bound = match self.count {
+            Some(count) => Bound::Count(count),
+            None if idle => Bound::Count(self.slaves.into()),
+            None => Bound::Duration(duration),
+        };
+        Ok(Plan {
+            master,
+            sources: self.source_addresses.clone(),
+            modes: (0..self.slaves).map(|index| self.mode_of(index)).collect(),
+            fleet: Fleet {
+                run: format!("{:06x}", fastrand::u32(..1 << 24)),
+                interval_ms: self.interval_ms(),
+            },
+            in_flight: if idle { 1 } else { self.in_flight },
+            rate: self.rate,
+            bound,
+            hold: if idle { duration } else { Duration::ZERO },
+            payload_bytes: self.payload_bytes,
+            timeout: self.timeout.get(),
+            patience: self.patience.get(),
+        })
+    }
+
+    fn mode_of(&self, index: u32) -> wire::Mode {
+        match self.mode {
+            Mode::PerMessage => wire::Mode::PerMessage,
+            Mode::Mixed if index % 2 == 1 => wire::Mode::PerMessage,
+            Mode::Pooled | Mode::Mixed | Mode::Idle => wire::Mode::Pooled,
+        }
+    }
+
+    /// The interval that the slaves announce: that of the rate, a second in a closed loop, and a
+    /// day for slaves that stay silent on purpose.
+    fn interval_ms(&self) -> u32 {
+        let interval = match (self.mode, self.rate) {
+            (Mode::Idle, _) => INTERVAL_MAX,
+            (_, Some(rate)) => Duration::try_from_secs_f64(1.0 / rate).unwrap_or(INTERVAL_MAX),
+            (_, None) => Duration::from_secs(1),
+        };
+        let interval = interval.clamp(INTERVAL_MIN, INTERVAL_MAX);
+        u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
+    }
+}
+
+fn resolve(master: &str) -> anyhow::Result<SocketAddr> {
+    let found = master.to_socket_addrs();
+    let mut found =
+        found.with_context(|| format!("--master {master}: not HOST:PORT, or an unknown host"))?;
+    found
+        .next()
+        .with_context(|| format!("--master {master}: no address found"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(args: &[&str]) -> Result<Run, clap::Error> {
+        let fixed = [
+            "rollcall-bench",
+            "--master",
+            "127.0.0.1:7412",
+            "--slaves",
+            "4",
+        ];
+        let cli = Cli::try_parse_from(fixed.iter().chain(args))?;
+        Ok(cli.run.unwrap())
+    }
+
+    fn plan(args: &[&str]) -> anyhow::Result<Plan> {
+        run(args)?.plan()
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_documented() {
+        let plan = plan(&[]).unwrap();
+        assert_eq!(plan.bound, Bound::Duration(Duration::from_secs(10)));
+        assert_eq!(plan.payload_bytes, 200);
+        assert_eq!(plan.in_flight, 1);
+        assert_eq!(plan.fleet.interval_ms, 1000);
+        assert_eq!(plan.modes, [wire::Mode::Pooled; 4]);
+    }
+
+    #[test]
+    fn the_interval_announced_is_that_of_the_rate_within_the_limits() {
+        let interval = |rate| plan(&["--rate", rate]).unwrap().fleet.interval_ms;
+        assert_eq!(interval("10"), 100);
+        assert_eq!(interval("0.1"), 10_000);
+        assert_eq!(interval("1000"), 10);
+        assert_eq!(interval("0.00001"), 86_400_000);
+        assert!(run(&["--rate", "0"]).is_err());
+        assert!(run(&["--rate", "nan"]).is_err());
+    }
+
+    #[test]
+    fn mixed_means_every_other_slave() {
+        use wire::Mode::{PerMessage, Pooled};
+        let plan = plan(&["--mode", "mixed"]).unwrap();
+        assert_eq!(plan.modes, [Pooled, PerMessage, Pooled, PerMessage]);
+    }
+
+    #[test]
+    fn idle_is_one_report_each_and_then_silence() {
+        let idle = plan(&["--mode", "idle", "--duration", "3s"]).unwrap();
+        assert_eq!(idle.bound, Bound::Count(4));
+        assert_eq!(idle.hold, Duration::from_secs(3));
+        assert!(plan(&["--mode", "idle", "--rate", "1"]).is_err());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(run(&["--duration", "1s", "--count", "5"]).is_err());
+        assert!(run(&["--in-flight", "0"]).is_err());
+        assert!(run(&["--in-flight", "5000"]).is_err());
+        assert!(plan(&["--source-addresses", "::1"]).is_err());
+        let sources = ["--source-addresses", "127.0.0.1,127.0.0.2"];
+        assert_eq!(plan(&sources).unwrap().sources.len(), 2);
+    }
+}

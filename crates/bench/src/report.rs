@@ -1,0 +1,414 @@
+//! The result of a run: as JSON with stable keys, and as a table for people.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::args::Mode;
+use crate::load::{ErrorKind, Outcome, Percentiles};
+use crate::process::Usage;
+
+/// A run against one server.
+#[derive(Debug, Serialize)]
+pub(crate) struct RunReport {
+    /// Reports acked, each once.
+    pub(crate) acked: u64,
+    /// Acked reports per second.
+    pub(crate) rate_per_s: f64,
+    /// From the moment a report was made to its ack.
+    pub(crate) ack_latency_ms: Percentiles,
+    /// Errors by kind; kinds that did not occur are left out.
+    pub(crate) errors: BTreeMap<ErrorKind, u64>,
+    /// Refusals by the code of the Error frame.
+    pub(crate) refusals: BTreeMap<&'static str, u64>,
+    /// Reports made and never acked, at the end.
+    pub(crate) lost: u64,
+    /// Reports made.
+    pub(crate) sent: u64,
+    /// Reports sent again after a broken connection.
+    pub(crate) resent: u64,
+    /// Acks that told nothing new.
+    pub(crate) repeated_acks: u64,
+    /// Connections after the first one of each pooled slave.
+    pub(crate) reconnects: u64,
+    /// From a lost connection to the slave's next ack; absent if none was lost.
+    pub(crate) recovery_ms: Option<Percentiles>,
+    /// Over which the rate was taken.
+    pub(crate) elapsed_s: f64,
+    /// CPU time of this process per acked report: a client near a whole core measures itself.
+    pub(crate) client_cpu_us_per_report: Option<f64>,
+    /// The server's CPU time and memory.
+    pub(crate) master: ServerReport,
+}
+
+/// What the server needed. All absent without its pid, or if that process ended during the run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct ServerReport {
+    /// CPU time per acked report in microseconds.
+    pub(crate) cpu_us_per_report: Option<f64>,
+    /// Resident memory at the end.
+    pub(crate) rss_kib: Option<u64>,
+    /// Resident memory before the first connection.
+    pub(crate) rss_kib_before: Option<u64>,
+    /// Resident memory per pooled connection, once all were open (in idle mode: at the end).
+    pub(crate) kib_per_connection: Option<f64>,
+}
+
+/// A bare server beside the master.
+#[derive(Debug, Serialize)]
+pub(crate) struct BaselineReport {
+    #[serde(flatten)]
+    pub(crate) run: RunReport,
+    /// The master's figures divided by these.
+    pub(crate) ratio: Ratio,
+}
+
+/// The master's figures divided by those of a bare server.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ratio {
+    /// Of the reports per second.
+    pub(crate) rate: Option<f64>,
+    /// Of the CPU time per report.
+    pub(crate) cpu_us_per_report: Option<f64>,
+}
+
+/// Both bare servers.
+#[derive(Debug, Serialize)]
+pub(crate) struct Baselines {
+    /// tokio, memory only.
+    pub(crate) echo: BaselineReport,
+    /// epoll and a group-committed log.
+    pub(crate) group_commit: BaselineReport,
+}
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// As asked for.
+    pub(crate) mode: Mode,
+    /// As asked for.
+    pub(crate) slaves: u32,
+    /// As asked for.
+    pub(crate) in_flight: u32,
+    /// As asked for.
+    pub(crate) payload_bytes: usize,
+    /// As asked for: reports per slave and second.
+    pub(crate) rate: Option<f64>,
+    /// Against the master.
+    #[serde(flatten)]
+    pub(crate) run: RunReport,
+    /// Against the bare servers, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) baseline: Option<Baselines>,
+}
+
+/// The server's usage at the moments that count.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Samples {
+    /// Before the first connection.
+    pub(crate) before: Option<Usage>,
+    /// With all connections open and before the first report.
+    pub(crate) opened: Option<Usage>,
+    /// After the last ack, with the connections still open.
+    pub(crate) finished: Option<Usage>,
+}
+
+impl Samples {
+    fn cpu_us_per_report(&self, reports: u64) -> Option<f64> {
+        let (opened, finished) = self.opened.zip(self.finished)?;
+        let cpu = finished.cpu.checked_sub(opened.cpu)?;
+        ratio(cpu.as_secs_f64() * 1e6, float(reports))
+    }
+
+    fn kib_per_connection(&self, connections: u32, idle: bool) -> Option<f64> {
+        let with = if idle { self.finished } else { self.opened };
+        let (before, with) = self.before.zip(with)?;
+        ratio(
+            float(with.rss_kib.saturating_sub(before.rss_kib)),
+            connections.into(),
+        )
+    }
+}
+
+impl RunReport {
+    /// Puts together what was counted and what was sampled. `connections` stood at the start.
+    pub(crate) fn new(
+        outcome: &Outcome,
+        server: &Samples,
+        client: &Samples,
+        connections: u32,
+        idle: bool,
+    ) -> Self {
+        let Outcome { tally, elapsed, .. } = outcome;
+        let acked = tally.acked;
+        Self {
+            acked,
+            rate_per_s: rate_per_s(acked, *elapsed),
+            ack_latency_ms: tally.latency_ms(),
+            errors: tally.errors.clone(),
+            refusals: tally.refusals.clone(),
+            lost: tally.owed(),
+            sent: tally.made,
+            resent: tally.resent,
+            repeated_acks: tally.repeated_acks,
+            reconnects: tally.reconnects,
+            recovery_ms: tally.recovery_ms(),
+            elapsed_s: elapsed.as_secs_f64(),
+            client_cpu_us_per_report: client.cpu_us_per_report(acked),
+            master: ServerReport {
+                cpu_us_per_report: server.cpu_us_per_report(acked),
+                rss_kib: server.finished.map(|usage| usage.rss_kib),
+                rss_kib_before: server.before.map(|usage| usage.rss_kib),
+                kib_per_connection: server.kib_per_connection(connections, idle),
+            },
+        }
+    }
+
+    /// Why this run was not a good one; `None` if it was.
+    pub(crate) fn fault(&self, allow_errors: bool) -> Option<String> {
+        let count = |kind: &ErrorKind| self.errors.get(kind).copied().unwrap_or(0);
+        let violated = self.errors.keys().filter(|kind| kind.is_violation());
+        let violations: u64 = violated.map(&count).sum();
+        let refused = count(&ErrorKind::RefusedByMaster);
+        if self.lost > 0 {
+            Some(format!(
+                "{} of {} reports were never acked",
+                self.lost, self.sent
+            ))
+        } else if violations > 0 {
+            Some(format!("the master broke the protocol {violations} times"))
+        } else if refused > 0 && !allow_errors {
+            Some(format!("the master refused {refused} connections"))
+        } else {
+            None
+        }
+    }
+
+    /// The master's run divided by this one.
+    pub(crate) fn ratio_of(&self, master: &Self) -> Ratio {
+        let (own, its) = (
+            self.master.cpu_us_per_report,
+            master.master.cpu_us_per_report,
+        );
+        Ratio {
+            rate: ratio(master.rate_per_s, self.rate_per_s),
+            cpu_us_per_report: its.zip(own).and_then(|(its, own)| ratio(its, own)),
+        }
+    }
+}
+
+impl Report {
+    /// For people: a column per server.
+    pub(crate) fn table(&self) -> String {
+        let mut columns = vec![("master", &self.run, None)];
+        if let Some(baselines) = &self.baseline {
+            let Baselines { echo, group_commit } = baselines;
+            columns.push(("bare echo", &echo.run, Some(&echo.ratio)));
+            columns.push((
+                "bare group commit",
+                &group_commit.run,
+                Some(&group_commit.ratio),
+            ));
+        }
+        let mut table = Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        let header = columns.iter().map(|(name, ..)| (*name).to_owned());
+        table.set_header(std::iter::once(String::new()).chain(header));
+        for (label, cell) in ROWS {
+            let cells: Vec<_> = columns
+                .iter()
+                .map(|(_, run, ratio)| cell(run, *ratio))
+                .collect();
+            if cells.iter().any(|cell| !cell.is_empty()) {
+                table.add_row(std::iter::once((*label).to_owned()).chain(cells));
+            }
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut text = table.trim_fmt();
+        for kind in self.run.errors.keys() {
+            if let Some(hint) = kind.hint() {
+                text.push_str(&format!("\n{}: {hint}", name_of(*kind)));
+            }
+        }
+        text
+    }
+}
+
+type Cell = fn(&RunReport, Option<&Ratio>) -> String;
+
+/// The lines of the table. A line whose cells are all empty is left out.
+const ROWS: &[(&str, Cell)] = &[
+    ("reports acked", |run, _| run.acked.to_string()),
+    ("reports lost", |run, _| run.lost.to_string()),
+    ("reports/s", |run, _| format!("{:.0}", run.rate_per_s)),
+    ("ack latency p50, ms", |run, _| {
+        format!("{:.3}", run.ack_latency_ms.p50)
+    }),
+    ("ack latency p99, ms", |run, _| {
+        format!("{:.3}", run.ack_latency_ms.p99)
+    }),
+    ("ack latency max, ms", |run, _| {
+        format!("{:.3}", run.ack_latency_ms.max)
+    }),
+    ("server CPU per report, us", |run, _| {
+        optional(run.master.cpu_us_per_report)
+    }),
+    ("client CPU per report, us", |run, _| {
+        optional(run.client_cpu_us_per_report)
+    }),
+    ("server RSS, KiB", |run, _| {
+        run.master
+            .rss_kib
+            .map_or_else(String::new, |kib| kib.to_string())
+    }),
+    ("KiB per connection", |run, _| {
+        optional(run.master.kib_per_connection)
+    }),
+    ("master/this: reports/s", |_, ratio| {
+        optional(ratio.and_then(|ratio| ratio.rate))
+    }),
+    ("master/this: CPU", |_, ratio| {
+        optional(ratio.and_then(|ratio| ratio.cpu_us_per_report))
+    }),
+    ("reconnects", |run, _| unless_zero(run.reconnects)),
+    ("recovery p50, ms", |run, _| {
+        optional(run.recovery_ms.map(|times| times.p50))
+    }),
+    ("recovery max, ms", |run, _| {
+        optional(run.recovery_ms.map(|times| times.max))
+    }),
+    ("reports sent again", |run, _| unless_zero(run.resent)),
+    ("errors", |run, _| {
+        listed(
+            run.errors
+                .iter()
+                .map(|(kind, count)| (name_of(*kind), *count)),
+        )
+    }),
+    ("refusals", |run, _| {
+        listed(
+            run.refusals
+                .iter()
+                .map(|(code, count)| ((*code).to_owned(), *count)),
+        )
+    }),
+];
+
+fn optional(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| format!("{value:.2}"))
+}
+
+fn unless_zero(value: u64) -> String {
+    if value == 0 {
+        String::new()
+    } else {
+        value.to_string()
+    }
+}
+
+fn listed(counts: impl Iterator<Item = (String, u64)>) -> String {
+    let counts: Vec<_> = counts
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    counts.join(", ")
+}
+
+/// The kind as JSON names it.
+fn name_of(kind: ErrorKind) -> String {
+    match serde_json::to_value(kind) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => format!("{kind:?}"),
+    }
+}
+
+/// Reports per second.
+pub(crate) fn rate_per_s(reports: u64, elapsed: Duration) -> f64 {
+    ratio(float(reports), elapsed.as_secs_f64()).unwrap_or(0.0)
+}
+
+fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
+    (denominator > 0.0).then(|| numerator / denominator)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Tally;
+
+    fn outcome(made: u64, acked: u64) -> Outcome {
+        let mut tally = Tally::new();
+        tally.made = made;
+        for _ in 0..acked {
+            tally.count_ack(Duration::from_millis(2));
+        }
+        Outcome {
+            tally,
+            elapsed: Duration::from_secs(2),
+            slaves: Vec::new(),
+        }
+    }
+
+    fn usage(cpu_ms: u64, rss_kib: u64) -> Option<Usage> {
+        Some(Usage {
+            cpu: Duration::from_millis(cpu_ms),
+            rss_kib,
+        })
+    }
+
+    #[test]
+    fn figures_are_per_acked_report_and_per_connection() {
+        let samples = Samples {
+            before: usage(100, 4000),
+            opened: usage(110, 4150),
+            finished: usage(210, 5000),
+        };
+        let report = RunReport::new(&outcome(10_000, 10_000), &samples, &samples, 100, false);
+        assert_eq!(report.rate_per_s, 5000.0);
+        assert_eq!(report.master.cpu_us_per_report, Some(10.0));
+        assert_eq!(report.master.kib_per_connection, Some(1.5));
+        let idle = RunReport::new(&outcome(10_000, 10_000), &samples, &samples, 100, true);
+        assert_eq!(idle.master.kib_per_connection, Some(10.0));
+        let ratio = report.ratio_of(&report);
+        assert_eq!(
+            (ratio.rate, ratio.cpu_us_per_report),
+            (Some(1.0), Some(1.0))
+        );
+        assert_eq!(report.fault(false), None);
+    }
+
+    #[test]
+    fn a_master_that_died_has_no_figures_and_that_is_no_error() {
+        let samples = Samples {
+            finished: None,
+            before: usage(1, 1),
+            opened: usage(1, 1),
+        };
+        let report = RunReport::new(&outcome(5, 5), &samples, &samples, 1, true);
+        assert_eq!(report.master.cpu_us_per_report, None);
+        assert_eq!(report.master.kib_per_connection, None);
+    }
+
+    #[test]
+    fn losses_and_refusals_are_faults_and_broken_connections_are_not() {
+        let none = Samples::default();
+        let report = |outcome: &Outcome| RunReport::new(outcome, &none, &none, 1, false);
+        assert!(report(&outcome(5, 4)).fault(true).is_some());
+        let mut broken = outcome(5, 5);
+        broken.tally.count_error(ErrorKind::Reset);
+        assert_eq!(report(&broken).fault(false), None);
+        broken.tally.count_error(ErrorKind::RefusedByMaster);
+        assert!(report(&broken).fault(false).is_some());
+        assert_eq!(report(&broken).fault(true), None);
+        broken.tally.count_error(ErrorKind::Forgotten);
+        assert!(report(&broken).fault(true).is_some());
+    }
+}

@@ -1,0 +1,311 @@
+//! The command line, and its help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use rollcall_os::units;
+use rollcall_protocol::api::{EventKind, Health, Presence};
+
+use crate::style::ColorChoice;
+use crate::url::MasterUrl;
+use crate::{time, words};
+
+const EXAMPLES: &str = "\
+Examples:
+  rollcall up                          try it out: a master and a slave on this host
+  rollcall ls                          who is there, and how they are
+  rollcall ls --presence late,missing  only those that are overdue
+  rollcall show web-1                  one slave, with each of its checks
+  rollcall events --since 1h           what has changed in the last hour
+  rollcall events --follow             what changes, as it changes
+
+The master is asked over HTTP: at 127.0.0.1:7413, unless --master or ROLLCALL_MASTER
+names another. Exit codes: 0 done, 1 failed or not found, 2 wrong use, 69 the master
+cannot be reached.";
+
+const LS_HELP: &str = "\
+Examples:
+  rollcall ls --health critical,warning
+  rollcall ls --json | jq -r '.slaves[] | select(.presence == \"missing\") | .name'
+
+PRESENCE is what the master sees: up, late, missing, left (it said goodbye) or expected
+(never seen). HEALTH is what the slave said last: a missing slave keeps it. Columns that
+do not fit the terminal are left out, the least important first; a pipe gets them all.";
+
+const SHOW_HELP: &str = "\
+Examples:
+  rollcall show web-1
+  rollcall show web-1 --metrics
+  rollcall show web-1 --json | jq '.checks[] | select(.state != \"ok\")'";
+
+const EVENTS_HELP: &str = "\
+Examples:
+  rollcall events --slave web-1 --since 2d
+  rollcall events --kind presence --since '2026-06-01 08:00' --until '2026-06-01 09:00'
+  rollcall events --follow --json | jq -r .text
+
+TIME is a length of time before now (90s, 1h 30m, 2d), a time of today (10:30), a local
+date and time (2026-06-01 10:30) or a full time stamp (2026-06-01T10:30:00Z).
+With --follow the newest events come first, then each new one as it happens; when the
+master restarts, the stream is taken up where it ended, and no event is shown twice.";
+
+const UP_HELP: &str = "\
+Examples:
+  rollcall up
+  rollcall up --interval 200ms
+  rollcall up --check 'disk=/usr/lib/nagios/plugins/check_disk -w 10% -c 5% -p /'
+  rollcall up --check 'demo=cat /tmp/demo; test ! -s /tmp/demo || exit 2'
+  rollcall up --for 30s --dir /tmp/trial | tee trial.log
+
+Starts the rollcall-master and rollcall-slave that lie beside this program, on loopback,
+and ends both on Ctrl-C. Configuration, state and logs stay in one folder, which it
+names; a second run goes on with what is there. Where port 7412 or 7413 is taken it uses
+another and says so. --master and ROLLCALL_MASTER do not matter here.";
+
+/// The operator's command of Rollcall, which keeps the roll of a fleet: who is there, and how they are.
+#[derive(Debug, Parser)]
+#[command(name = "rollcall", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    /// Where the master answers: http://HOST:PORT, or just HOST:PORT
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "ROLLCALL_MASTER",
+        default_value = "http://127.0.0.1:7413"
+    )]
+    pub(crate) master: MasterUrl,
+
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
+    pub(crate) color: ColorChoice,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the slaves
+    #[command(visible_alias = "list", after_help = LS_HELP)]
+    Ls(LsArgs),
+    /// Show one slave and its checks
+    #[command(after_help = SHOW_HELP)]
+    Show(ShowArgs),
+    /// List what has changed, or follow it
+    #[command(after_help = EVENTS_HELP)]
+    Events(EventsArgs),
+    /// Start a master and a slave here, to try Rollcall out
+    #[command(after_help = UP_HELP)]
+    Up(UpArgs),
+    /// What `up` starts, to become one of its daemons.
+    #[command(hide = true)]
+    UpChild(UpChildArgs),
+}
+
+/// `rollcall ls`.
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Only slaves of these presences
+    #[arg(long, value_name = "PRESENCE", value_delimiter = ',', value_parser = presences())]
+    pub(crate) presence: Vec<Presence>,
+
+    /// Only slaves of these healths
+    #[arg(long, value_name = "HEALTH", value_delimiter = ',', value_parser = healths())]
+    pub(crate) health: Vec<Health>,
+
+    /// As JSON: {"slaves": [...]}, one slave a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `rollcall show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The slave's name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: String,
+
+    /// Every metric of every check, not just the first few
+    #[arg(long)]
+    pub(crate) metrics: bool,
+
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `rollcall events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with each new event as it happens
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+
+    /// At most this many: the newest ones [default: 100, with --follow 10, with --since all]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+
+    /// Only events since then
+    #[arg(long, value_name = "TIME", value_parser = time::parse_moment)]
+    pub(crate) since: Option<i64>,
+
+    /// Only events before then
+    #[arg(long, value_name = "TIME", value_parser = time::parse_moment, conflicts_with = "follow")]
+    pub(crate) until: Option<i64>,
+
+    /// Only events of this slave
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) slave: Option<String>,
+
+    /// Only events of this kind
+    #[arg(long, value_name = "KIND", value_parser = kinds())]
+    pub(crate) kind: Option<EventKind>,
+
+    /// As JSON, one event a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `rollcall up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Folder of configuration, state and logs [default: rollcall/up in $XDG_STATE_HOME or ~/.local/state]
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// How often the slave reports [default: 1s, or what --slave-config says]
+    #[arg(long, value_name = "DURATION", value_parser = time::parse_length)]
+    pub(crate) interval: Option<units::Duration>,
+
+    /// Configuration of the master; its addresses, state folder and log format are replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) master_config: Option<PathBuf>,
+
+    /// Configuration of the slave; its master, state folder and log format are replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) slave_config: Option<PathBuf>,
+
+    /// Add a check: a shell command that exits 0 (ok), 1 (warning), 2 (critical) or 3 (unknown)
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = parse_check)]
+    pub(crate) check: Vec<NewCheck>,
+
+    /// Take ports that are free even if 7412 and 7413 are
+    #[arg(long)]
+    pub(crate) free_ports: bool,
+
+    /// End by itself, this long after the slave is up
+    #[arg(long = "for", value_name = "DURATION", value_parser = time::parse_length)]
+    pub(crate) duration: Option<units::Duration>,
+}
+
+/// A check from the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewCheck {
+    /// Its name.
+    pub(crate) name: String,
+    /// What the shell runs.
+    pub(crate) command: String,
+}
+
+/// See [`crate::up::become_child`].
+#[derive(Debug, Args)]
+pub(crate) struct UpChildArgs {
+    /// The process whose end ends the daemon.
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// The daemon and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+fn parse_check(text: &str) -> Result<NewCheck, String> {
+    match text.split_once('=') {
+        Some((name, command)) if !name.trim().is_empty() && !command.trim().is_empty() => {
+            Ok(NewCheck {
+                name: name.trim().to_owned(),
+                command: command.trim().to_owned(),
+            })
+        }
+        _ => Err("write it as NAME=COMMAND, for example 'ping=ping -c 1 192.0.2.1'".to_owned()),
+    }
+}
+
+fn presences() -> impl TypedValueParser<Value = Presence> {
+    one_of(&words::PRESENCES, words::presence)
+}
+
+fn healths() -> impl TypedValueParser<Value = Health> {
+    one_of(&words::HEALTHS, words::health)
+}
+
+fn kinds() -> impl TypedValueParser<Value = EventKind> {
+    one_of(&words::KINDS, words::kind)
+}
+
+fn one_of<T: Copy + Send + Sync + 'static>(
+    values: &'static [T],
+    word: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(values.iter().map(|value| word(*value))).try_map(move |text| {
+        values
+            .iter()
+            .copied()
+            .find(|value| word(*value) == text)
+            .ok_or("not one of the values")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Command, clap::Error> {
+        Cli::try_parse_from([&["rollcall"], words].concat()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn filters_are_lists() {
+        let Ok(Command::Ls(args)) = parse(&["ls", "--presence", "late,missing", "--health=ok"])
+        else {
+            panic!("not ls");
+        };
+        assert_eq!(args.presence, [Presence::Late, Presence::Missing]);
+        assert_eq!(args.health, [Health::Ok]);
+        let error = parse(&["ls", "--presence", "mising"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("missing"), "{error}");
+    }
+
+    #[test]
+    fn a_check_is_a_name_and_a_command() {
+        assert_eq!(
+            parse_check("web=curl -f http://a/?b=c"),
+            Ok(NewCheck {
+                name: "web".to_owned(),
+                command: "curl -f http://a/?b=c".to_owned()
+            })
+        );
+        for bad in ["web", "=true", "web=", " = "] {
+            assert!(parse_check(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn following_has_no_end() {
+        assert!(parse(&["events", "-f", "--until", "1h"]).is_err());
+        assert!(parse(&["events", "--limit", "0"]).is_err());
+        assert!(parse(&["events", "-f", "-n", "3", "--kind", "master_start"]).is_ok());
+    }
+}

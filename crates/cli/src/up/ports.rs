@@ -1,0 +1,124 @@
+//! Ports on loopback: the usual ones where they are free, others where they are not.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use crate::url::MasterUrl;
+
+/// Where masters listen for slaves.
+const SLAVES: u16 = 7412;
+/// Where masters answer over HTTP.
+const HTTP: u16 = 7413;
+
+/// The addresses of one master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ports {
+    /// For slaves.
+    pub(super) slaves: SocketAddr,
+    /// For HTTP.
+    pub(super) http: SocketAddr,
+    are_free_asked_for: bool,
+}
+
+/// No port can be had.
+#[derive(Debug, thiserror::Error)]
+#[error("can't get a port on {address}")]
+pub(super) struct PortsError {
+    address: SocketAddr,
+    #[source]
+    source: io::Error,
+}
+
+impl Ports {
+    /// Two ports that are free at this moment.
+    pub(super) fn pick(are_free_asked_for: bool) -> Result<Self, PortsError> {
+        let usual = |port| if are_free_asked_for { 0 } else { port };
+        // Both are held until both are known, so that they differ.
+        let slaves = bind(usual(SLAVES))?;
+        let http = bind(usual(HTTP))?;
+        Ok(Self {
+            slaves: slaves.1,
+            http: http.1,
+            are_free_asked_for,
+        })
+    }
+
+    /// What is not as usual.
+    pub(super) fn notes(&self) -> Vec<String> {
+        if self.are_free_asked_for {
+            return Vec::new();
+        }
+        [(SLAVES, self.slaves), (HTTP, self.http)]
+            .into_iter()
+            .filter(|(usual, picked)| *usual != picked.port())
+            .map(|(usual, picked)| {
+                format!(
+                    "port {usual} is taken by another program; using {}",
+                    picked.port()
+                )
+            })
+            .collect()
+    }
+
+    /// Whether the other commands find the master by themselves.
+    pub(super) fn is_default_http(&self) -> bool {
+        self.http.port() == HTTP
+    }
+
+    /// Where the master answers.
+    pub(super) fn url(&self) -> MasterUrl {
+        MasterUrl::from(self.http)
+    }
+}
+
+fn bind(port: u16) -> Result<(TcpListener, SocketAddr), PortsError> {
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let bound = TcpListener::bind(at(port)).or_else(|error| match error.kind() {
+        // A port that is not ours to bind is as good as taken.
+        ErrorKind::AddrInUse | ErrorKind::PermissionDenied => TcpListener::bind(at(0)),
+        _ => Err(error),
+    });
+    bound
+        .and_then(|listener| {
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        })
+        .map_err(|source| PortsError {
+            address: at(port),
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_replaced() {
+        let (_held, taken) = bind(0).unwrap();
+        let (_other, other) = bind(taken.port()).unwrap();
+        assert_ne!(other.port(), taken.port());
+        let (slaves, http) = (other, SocketAddr::from((Ipv4Addr::LOCALHOST, HTTP)));
+        let mut ports = Ports {
+            slaves,
+            http,
+            are_free_asked_for: false,
+        };
+        assert_eq!(
+            ports.notes(),
+            [format!(
+                "port 7412 is taken by another program; using {}",
+                other.port()
+            )]
+        );
+        ports.are_free_asked_for = true;
+        assert!(ports.notes().is_empty());
+    }
+
+    #[test]
+    fn free_ports_differ() {
+        let ports = Ports::pick(true).unwrap();
+        assert_ne!(ports.slaves, ports.http);
+        assert_eq!(ports.url().to_string(), format!("http://{}", ports.http));
+    }
+}

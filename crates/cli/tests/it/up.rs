@@ -1,0 +1,253 @@
+//! `rollcall up` with daemons made of shell scripts, whose HTTP side is the test's.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::fake::{self, FakeMaster, ok, slave, slaves, stream, text};
+use rollcall_os::clock;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A daemon that says in `ends` that it was asked to end.
+const WILLING: &str = "trap 'echo NAME >>HERE/ends; exit 0' TERM; echo $$ >HERE/NAME.pid; while :; do sleep 0.05; done";
+
+/// A folder with the program under test and two daemons beside it.
+struct Trial {
+    scratch: tempfile::TempDir,
+}
+
+impl Trial {
+    fn new(master: &str, slave: &str) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let own = scratch.path().join("rollcall");
+        fs::copy(env!("CARGO_BIN_EXE_rollcall"), own).unwrap();
+        let trial = Self { scratch };
+        for (name, script) in [("master", master), ("slave", slave)] {
+            let here = trial.scratch.path().to_str().unwrap();
+            let script = script.replace("HERE", here).replace("NAME", name);
+            let path = trial.file(&format!("rollcall-{name}"));
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        trial
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.file("rollcall"));
+        command
+            .args(["up", "--free-ports", "--dir"])
+            .arg(self.file("dir"))
+            .args(arguments)
+            .env_remove("ROLLCALL_MASTER")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts `up`, plays the master's HTTP side, and waits until both are up.
+    fn up(&self, arguments: &[&str]) -> Up {
+        let child = self.command(arguments).spawn().unwrap();
+        let mut up = Up {
+            lines: Vec::new(),
+            stdout: None,
+            child,
+        };
+        up.stdout = up.child.stdout.take().map(BufReader::new);
+        let config = self.file("dir/master.toml");
+        let config = wait_for("the master's configuration", || read_config(&config));
+        let address: SocketAddr = config["http"]["address"].as_str().unwrap().parse().unwrap();
+        FakeMaster::serve(TcpListener::bind(address).unwrap(), |request| match request
+            .target
+            .split('?')
+            .next()
+        {
+            Some("/readyz") => ok(r#"{"ready":true,"reason":null}"#),
+            Some("/v1/slaves") => ok(&slaves(&[slave("web-1", "up", clock::wall_ms())])),
+            _ => stream(&fake::message(1, "hello")),
+        });
+        up.wait_for_line("up in ");
+        wait_for("both pids", || {
+            (self.pid("master").is_some() && self.pid("slave").is_some()).then_some(())
+        });
+        up
+    }
+
+    fn pid(&self, name: &str) -> Option<Pid> {
+        let text = fs::read_to_string(self.file(&format!("{name}.pid"))).ok()?;
+        Pid::from_raw(text.trim().parse().ok()?)
+    }
+
+    /// In which order the daemons were asked to end.
+    fn ends(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.file("ends")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+struct Up {
+    child: Child,
+    stdout: Option<BufReader<ChildStdout>>,
+    lines: Vec<String>,
+}
+
+impl Up {
+    fn wait_for_line(&mut self, part: &str) {
+        while !self.lines.iter().any(|line| line.contains(part)) {
+            let mut line = String::new();
+            let length = self.stdout.as_mut().unwrap().read_line(&mut line).unwrap();
+            assert!(length > 0, "no {part:?} in {:#?}", self.lines);
+            self.lines.push(line);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn end(mut self) -> (ExitStatus, String) {
+        let stdout = self.stdout.take().unwrap();
+        let reader =
+            thread::spawn(move || stdout.lines().map_while(Result::ok).collect::<Vec<_>>());
+        let out = self.child.wait_with_output().unwrap();
+        let mut all = self.lines.concat();
+        all.push_str(&reader.join().unwrap().join("\n"));
+        all.push_str(&text(&out.stderr));
+        (out.status, all)
+    }
+}
+
+fn read_config(path: &Path) -> Option<toml::Table> {
+    let config: toml::Table = fs::read_to_string(path).ok()?.parse().ok()?;
+    config.contains_key("http").then_some(config)
+}
+
+fn wait_for<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
+    let deadline = clock::boot() + PATIENCE;
+    while clock::boot() < deadline {
+        if let Some(value) = get() {
+            return value;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("still no {what}");
+}
+
+fn is_gone(pid: Pid) -> bool {
+    // Where nobody reaps orphans, one that has ended stays as a zombie.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    test_kill_process(pid).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+}
+
+#[test]
+fn both_are_ended_in_order_by_each_signal() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let trial = Trial::new(WILLING, WILLING);
+        let mut up = trial.up(&[]);
+        up.wait_for_line("hello");
+        up.wait_for_line("web-1  up");
+        up.signal(signal);
+        let (status, output) = up.end();
+        assert!(status.success(), "{signal:?}: {output}");
+        assert_eq!(trial.ends(), ["slave", "master"], "{signal:?}: {output}");
+    }
+}
+
+#[test]
+fn the_time_may_be_set() {
+    let trial = Trial::new(WILLING, WILLING);
+    let (status, output) = trial.up(&["--for", "100ms"]).end();
+    assert!(status.success(), "{output}");
+    assert_eq!(trial.ends(), ["slave", "master"], "{output}");
+}
+
+#[test]
+fn a_daemon_that_dies_ends_the_other_and_shows_its_log() {
+    let trial = Trial::new(WILLING, &format!("echo disk on fire; {WILLING}"));
+    let up = trial.up(&[]);
+    kill_process(trial.pid("slave").unwrap(), Signal::KILL).unwrap();
+    let (status, output) = up.end();
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(
+        output.contains("the slave was ended by signal 9"),
+        "{output}"
+    );
+    assert!(output.contains("disk on fire"), "{output}");
+    assert_eq!(trial.ends(), ["master"], "{output}");
+}
+
+#[test]
+fn a_master_that_does_not_start_is_told_with_its_log() {
+    let trial = Trial::new("echo 'bad key' >&2; exit 78", WILLING);
+    let out = trial.command(&[]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let stderr = text(&out.stderr);
+    assert!(stderr.contains("the master ended with code 78"), "{stderr}");
+    assert!(stderr.contains("bad key"), "{stderr}");
+    assert!(trial.ends().is_empty() && trial.pid("slave").is_none());
+}
+
+#[test]
+fn a_port_that_was_lost_meanwhile_is_replaced() {
+    let script = format!("test -e HERE/tried || {{ touch HERE/tried; exit 69; }}; {WILLING}");
+    let trial = Trial::new(&script, WILLING);
+    let mut child = trial.command(&[]).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told = stdout.find(|line| line.as_ref().unwrap().contains("trying again"));
+    assert!(told.is_some());
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+}
+
+#[test]
+fn the_daemons_do_not_outlive_a_killed_up() {
+    let trial = Trial::new(WILLING, WILLING);
+    let up = trial.up(&[]);
+    up.signal(Signal::KILL);
+    let (status, output) = up.end();
+    assert!(!status.success(), "{output}");
+    for name in ["slave", "master"] {
+        let pid = trial.pid(name).unwrap();
+        wait_for("end of a daemon", || is_gone(pid).then_some(()));
+    }
+    assert_eq!(trial.ends().len(), 2);
+}
+
+#[test]
+fn one_folder_is_for_one() {
+    let trial = Trial::new(WILLING, WILLING);
+    let up = trial.up(&[]);
+    let second = trial.command(&[]).output().unwrap();
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    let stderr = text(&second.stderr);
+    assert!(
+        stderr.contains(&format!("(pid {})", up.child.id())),
+        "{stderr}"
+    );
+    assert!(stderr.contains("--dir"), "{stderr}");
+    up.signal(Signal::INT);
+    assert!(up.end().0.success());
+}
+
+#[test]
+fn absent_daemons_are_named_with_the_remedy() {
+    let trial = Trial::new(WILLING, WILLING);
+    fs::remove_file(trial.file("rollcall-slave")).unwrap();
+    let out = trial.command(&[]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let stderr = text(&out.stderr);
+    assert!(
+        stderr.contains("rollcall-slave") && stderr.contains("cargo build"),
+        "{stderr}"
+    );
+}

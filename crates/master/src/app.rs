@@ -1,0 +1,347 @@
+//! The daemon as a whole: what is started in which order, and how it ends.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use rollcall_os::clock;
+use rollcall_os::exit::{Exit, ExitError, ExitWith};
+use rollcall_os::log::{self, LogHandle};
+use rollcall_os::signal::{Signal, Signals};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::{JoinSet, LocalSet};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::args::Args;
+use crate::config::Config;
+use crate::http::{self, Limits, Readers};
+use crate::listener::{self, Accepting};
+use crate::reactor::{CoreFailure, Publication, Reactor};
+use crate::roll::{Durable, Roll, Stamp};
+use crate::stats::Stats;
+use crate::store::{Loaded, Opened, Outcome, Store, StoreHandle};
+
+/// Events that a follower may be behind before it reads them from the store.
+const EVENTS_BEHIND_MAX: usize = 1024;
+/// Descriptors that are not connections: listeners, the store, readers.
+const DESCRIPTORS_RESERVED: u64 = 640;
+
+/// Runs the daemon to its end.
+///
+/// # Errors
+/// With the exit code that `--help` tells.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let config = Config::load(args.config.as_deref()).map_err(ExitError::from)?;
+    if args.check {
+        let text = rollcall_os::config::to_toml(&config.raw)?;
+        std::io::stdout().write_all(text.as_bytes())?;
+        return Ok(());
+    }
+    let level = args.log_level.unwrap_or(config.log_level);
+    let log = log::init(args.log_format.or(config.log_format), level)?;
+    log_panics();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?;
+    LocalSet::new().block_on(&runtime, serve(args, config, &log))
+}
+
+async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
+    let signals = Signals::new().context("can't handle signals")?;
+    let connections_max = connections_max(config.connections_max)?;
+    let Opened {
+        loaded,
+        handle: store,
+        mut outcomes,
+    } = Store::open(&config.state_directory, config.history_keep).exit_with(Exit::Store)?;
+    let (reactor, readers) = restore(&config, loaded)?;
+
+    // Readers see the roll as it was durable before the first slave is back.
+    let http_stop = CancellationToken::new();
+    let http_listener = listener::bind(config.http, config.backlog)
+        .await
+        .exit_with(Exit::Bind)?;
+    let http_ended = serve_http(http_listener, readers, http_stop.clone())?;
+
+    let listeners = listener::bind_all(&config.listen, config.backlog)
+        .await
+        .exit_with(Exit::Bind)?;
+    let accepting = Accepting {
+        reactor: Rc::clone(&reactor),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        liveness: config.liveness,
+        connections_max,
+    };
+    let mut accepts = JoinSet::new();
+    for listener in listeners {
+        log_listening(&listener);
+        accepts.spawn_local(accepting.clone().run(listener));
+    }
+    let mut core = JoinSet::new();
+    let clock = Rc::clone(&reactor);
+    core.spawn_local(async move { clock.keep_time().await });
+    tracing::info!(
+        event = "master_ready",
+        slaves = reactor.roll().len(),
+        http = %config.http,
+        version = env!("CARGO_PKG_VERSION"),
+        "the roll is loaded and slaves are welcome"
+    );
+
+    let tasks = Tasks {
+        accepts,
+        core,
+        http_ended,
+    };
+    let run = Run {
+        args,
+        log,
+        reactor,
+        accepting,
+        signals,
+    };
+    let clean = run.supervise(config, tasks, &store, &mut outcomes).await?;
+    http_stop.cancel();
+    store.close().exit_with(Exit::Store)?;
+    tracing::info!(event = "master_stopped", clean, "the master has ended");
+    Ok(())
+}
+
+/// What must not end before the daemon does.
+struct Tasks {
+    accepts: JoinSet<std::io::Result<()>>,
+    core: JoinSet<()>,
+    http_ended: oneshot::Receiver<String>,
+}
+
+impl Tasks {
+    /// Resolves when one of them has ended, whichever way.
+    async fn failed(&mut self) -> CoreFailure {
+        tokio::select! {
+            _ = self.accepts.join_next() => CoreFailure::Task { task: "accept" },
+            _ = self.core.join_next() => CoreFailure::Task { task: "clock" },
+            reason = &mut self.http_ended => CoreFailure::Http {
+                reason: reason.unwrap_or_else(|_| "its thread panicked".to_owned()),
+            },
+        }
+    }
+}
+
+/// The running daemon.
+struct Run<'a> {
+    args: &'a Args,
+    log: &'a LogHandle,
+    reactor: Rc<Reactor>,
+    accepting: Accepting,
+    signals: Signals,
+}
+
+impl Run<'_> {
+    /// Runs until a signal ends it, or a core task has ended: no half of the daemon lives on.
+    /// Returns whether everything was drained in time.
+    async fn supervise(
+        mut self,
+        mut config: Config,
+        mut tasks: Tasks,
+        store: &StoreHandle,
+        outcomes: &mut mpsc::Receiver<Outcome>,
+    ) -> Result<bool, ExitError> {
+        let reactor = Rc::clone(&self.reactor);
+        let committing = reactor.commit_groups(store, outcomes);
+        tokio::pin!(committing);
+        let ended = loop {
+            tokio::select! {
+                failure = &mut committing => break Err(failure),
+                () = reactor.failed() => break Err(CoreFailure::Roll),
+                failure = tasks.failed() => break Err(failure),
+                signal = self.signals.next() => match signal {
+                    Signal::Stop(name) => break Ok(name),
+                    Signal::Reload => self.reload(&mut config),
+                    Signal::ToggleLevel => {
+                        let level = self.log.toggle_debug();
+                        tracing::info!(event = "log_level_changed", level = level.as_str(), "the log level was switched");
+                    }
+                },
+            }
+        };
+        let drained = match ended {
+            Ok(signal) => {
+                tracing::info!(
+                    event = "master_stopping",
+                    signal,
+                    "the master says goodbye to its slaves"
+                );
+                tokio::select! {
+                    failure = &mut committing => Err(failure),
+                    drained = tokio::time::timeout(config.shutdown_deadline, self.drain()) => Ok(drained.is_ok()),
+                }
+            }
+            Err(failure) => Err(failure),
+        };
+        drained.map_err(|failure| {
+            tracing::error!(event = "master_failed", error = %failure, "the master can't go on");
+            ExitError::new(failure.exit(), failure)
+        })
+    }
+
+    /// Every connection is told goodbye, and what has arrived becomes durable.
+    async fn drain(&self) {
+        self.accepting.stop.cancel();
+        self.accepting.tasks.close();
+        self.accepting.tasks.wait().await;
+        self.reactor.durable().await;
+    }
+
+    fn reload(&self, config: &mut Config) {
+        let new = match Config::load(self.args.config.as_deref()) {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!(event = "reload_failed", error = %error, "the configuration is faulty; the old one stays in force");
+                return;
+            }
+        };
+        let fixed = config.fixed_changes(&new);
+        self.reactor.roll().set_rules(new.presence);
+        self.reactor.set_rules(new.session);
+        if self.args.log_level.is_none() {
+            self.log.set_level(new.log_level);
+        }
+        if fixed.is_empty() {
+            tracing::info!(event = "reloaded", "the configuration was read again");
+        } else {
+            let keys = fixed.join(", ");
+            tracing::warn!(
+                event = "reloaded_in_part",
+                keys,
+                "the configuration was read again; these keys need a restart"
+            );
+        }
+        config.presence = new.presence;
+        config.session = new.session;
+        config.log_level = new.log_level;
+        config.shutdown_deadline = new.shutdown_deadline;
+    }
+}
+
+/// The reactor, with the roll as the store had it, and what readers read from.
+fn restore(config: &Config, loaded: Loaded) -> anyhow::Result<(Rc<Reactor>, Readers)> {
+    let stamp = Stamp {
+        at: clock::boot(),
+        wall_ms: clock::wall_ms(),
+    };
+    let text = match (loaded.listening_at_ms, &loaded.set_aside) {
+        (_, Some(path)) => format!(
+            "its store was damaged and is set aside as {}",
+            path.display()
+        ),
+        (Some(at_ms), None) => {
+            let away_ms = stamp.wall_ms.saturating_sub(at_ms).max(0);
+            format!(
+                "it had not been listening for {}.{} s",
+                away_ms / 1000,
+                away_ms % 1000 / 100
+            )
+        }
+        (None, None) => "its store is new".to_owned(),
+    };
+    let durable = Durable {
+        records: loaded.records,
+        redo: loaded.redo,
+        next_group: loaded.next_group,
+        next_event: loaded.next_event,
+    };
+    let mut roll = Roll::restore(durable, config.presence, stamp.at).exit_with(Exit::Store)?;
+    let stats = Arc::new(Stats::default());
+    let (roll_sender, roll_receiver) = watch::channel(Arc::default());
+    let (events_sender, _) = broadcast::channel(EVENTS_BEHIND_MAX);
+    let readers = Readers {
+        roll: roll_receiver,
+        stats: Arc::clone(&stats),
+        events: Store::database(&config.state_directory),
+        new_events: events_sender.clone(),
+    };
+    let publication = Publication {
+        roll: roll_sender,
+        events: events_sender,
+        stats,
+    };
+    // What is on disk is published before anything new is to be committed.
+    let published = roll.publish().unwrap_or_default();
+    roll.handle_start(text, stamp);
+    let reactor = Reactor::new(
+        roll,
+        published,
+        config.session,
+        loaded.master_id,
+        publication,
+    );
+    Ok((Rc::new(reactor), readers))
+}
+
+/// Starts the HTTP server's thread; what comes out of the channel is why it ended.
+fn serve_http(
+    listener: TcpListener,
+    readers: Readers,
+    stop: CancellationToken,
+) -> anyhow::Result<oneshot::Receiver<String>> {
+    let (ended_sender, ended) = oneshot::channel();
+    thread::Builder::new()
+        .name("http".to_owned())
+        .spawn(move || {
+            let reason = match http::serve(listener, readers, Limits::STANDARD, stop) {
+                Ok(()) => "it was told to".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            // Nobody listens any more once the daemon is ending.
+            let _ = ended_sender.send(reason);
+        })
+        .context("can't start the HTTP thread")?;
+    Ok(ended)
+}
+
+/// Raises the limit of open files as far as this process may, and says how many connections fit.
+fn connections_max(configured: usize) -> anyhow::Result<usize> {
+    let files =
+        rollcall_os::limits::raise_open_files().context("can't raise the limit of open files")?;
+    let room = usize::try_from(files.saturating_sub(DESCRIPTORS_RESERVED))
+        .unwrap_or(usize::MAX)
+        .max(16);
+    if configured > room {
+        tracing::warn!(
+            event = "connections_limited",
+            configured,
+            possible = room,
+            "[limits] connections_max does not fit into the limit of open files: raise LimitNOFILE"
+        );
+    }
+    Ok(match configured {
+        0 => room,
+        configured => configured.min(room),
+    })
+}
+
+fn log_listening(listener: &TcpListener) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(event = "listening", address = %address, "slaves can connect");
+    }
+}
+
+/// A panic is a line in the log like any other failure.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let text = panic.payload_as_str().unwrap_or("no text");
+        tracing::error!(
+            event = "panic",
+            error = text,
+            place,
+            "a task panicked: this is a bug"
+        );
+    }));
+}

@@ -1,0 +1,350 @@
+//! One connection: peek, decode, apply; wait for the group commit; consume, ack.
+//!
+//! Between two reports a connection holds no buffer: it looks through the reactor's shared one, and
+//! what is not acked yet is still in the kernel.
+
+mod transport;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use rollcall_os::clock;
+use rollcall_protocol::frame::{self, Frames};
+use rollcall_protocol::session::master::Step;
+use rollcall_protocol::session::{MasterSession, Refusal};
+use rollcall_protocol::wire::{Ack, Hello, Mark, Resync, ToMaster, ToSlave, to_slave::Kind};
+use tokio_util::sync::CancellationToken;
+
+use crate::reactor::Reactor;
+use crate::roll::{Greeting, SessionId, Slot, Stamp, Taken};
+use transport::Transport;
+
+/// A frame that is larger than this and still incomplete gets a larger buffer in the kernel.
+const PARTIAL_FRAME_BYTES: usize = 16 * 1024;
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum End {
+    /// The peer closed, between two frames.
+    Closed,
+    /// All that was announced is acked.
+    Complete,
+    /// The peer closed in the middle of a frame.
+    CutFrame,
+    /// The peer broke the protocol, or claims what is another's.
+    Refused(Refusal),
+    /// The connection broke.
+    Broken(io::Error),
+    /// The master is going away.
+    Stopping,
+}
+
+/// What one look at the connection brought.
+#[derive(Debug, Default)]
+struct Read {
+    /// Bytes of whole frames.
+    taken: usize,
+    /// What to answer once the group is durable, besides acks.
+    answers: Vec<ToSlave>,
+    /// What to ack then: each stream with the highest sequence applied so far.
+    marks: Vec<Mark>,
+    /// When the bytes were read.
+    received_ms: i64,
+    /// Whether and why it was the last look.
+    end: Option<End>,
+}
+
+/// One connection, from accept to close.
+pub(crate) struct Connection {
+    reactor: Rc<Reactor>,
+    peer: SocketAddr,
+    session: MasterSession,
+    id: SessionId,
+    slot: Option<Slot>,
+}
+
+impl Connection {
+    /// A connection that was just accepted from `peer`.
+    pub(crate) fn new(reactor: Rc<Reactor>, peer: SocketAddr) -> Self {
+        reactor.stats().connections.add(1);
+        let session = MasterSession::new(clock::boot(), reactor.rules().hello_timeout);
+        Self {
+            session,
+            id: reactor.next_session(),
+            reactor,
+            peer,
+            slot: None,
+        }
+    }
+
+    /// Serves it to its end. `stop` ends it at the next moment at which nothing is half done.
+    pub(crate) async fn serve(mut self, mut transport: impl Transport, stop: CancellationToken) {
+        let end = self.run(&mut transport, &stop).await;
+        self.say_last_words(&mut transport, &end).await;
+        self.log(&end);
+        if !matches!(end, End::Broken(_)) {
+            transport.close().await;
+        }
+    }
+
+    async fn run(&mut self, transport: &mut impl Transport, stop: &CancellationToken) -> End {
+        loop {
+            let closed = tokio::select! {
+                biased;
+                () = stop.cancelled() => return End::Stopping,
+                closed = transport.readable() => closed,
+                () = self.hello_overdue(), if !self.session.is_open() => {
+                    match self.session.handle_timeout(clock::boot()) {
+                        Err(refusal) => return End::Refused(refusal),
+                        Ok(()) => continue,
+                    }
+                }
+            };
+            let read = match closed.and_then(|closed| self.read(transport, closed)) {
+                Ok(read) => read,
+                Err(error) => return End::Broken(error),
+            };
+            if let Err(error) = self.settle(transport, &read).await {
+                return End::Broken(error);
+            }
+            if let Some(end) = read.end {
+                return end;
+            }
+        }
+    }
+
+    /// Resolves when the deadline for Hello has passed.
+    async fn hello_overdue(&self) {
+        if let Some(deadline) = self.session.deadline() {
+            tokio::time::sleep(deadline.saturating_since(clock::boot())).await;
+        }
+    }
+
+    /// Looks at what has arrived and gives all whole frames to the roll.
+    fn read(&mut self, transport: &impl Transport, closed: bool) -> io::Result<Read> {
+        let reactor = Rc::clone(&self.reactor);
+        let mut buffer = reactor.buffer();
+        let stamp = Stamp {
+            at: clock::boot(),
+            wall_ms: clock::wall_ms(),
+        };
+        let mut read = Read {
+            received_ms: stamp.wall_ms,
+            ..Read::default()
+        };
+        let Some(peeked) = transport.peek(&mut buffer)? else {
+            return Ok(read);
+        };
+        let bytes = &buffer[..peeked];
+        self.take_frames(bytes, stamp, &mut read);
+        let left = peeked - read.taken;
+        if read.end.is_some() {
+            return Ok(read);
+        }
+        if self.session.is_complete() {
+            read.end = Some(End::Complete);
+        } else if peeked == 0 {
+            read.end = Some(End::Closed);
+        } else if read.taken == 0 && closed {
+            read.end = Some(End::CutFrame);
+        } else if left > PARTIAL_FRAME_BYTES {
+            transport.make_room_for_frame()?;
+        }
+        Ok(read)
+    }
+
+    fn take_frames(&mut self, bytes: &[u8], stamp: Stamp, read: &mut Read) {
+        let mut frames = Frames::new(bytes, self.reactor.rules().frame_bytes_max);
+        while read.end.is_none() && !self.session.is_complete() {
+            let step = match frames.next_frame() {
+                Ok(None) => break,
+                Ok(Some(frame)) => frame
+                    .decode::<ToMaster>()
+                    .map_err(Refusal::from)
+                    .and_then(|message| self.session.handle_message(message))
+                    .and_then(|step| self.apply(step, frame.payload, stamp, read)),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(refusal) = step {
+                read.end = Some(End::Refused(refusal));
+            }
+            read.taken = frames.taken();
+        }
+    }
+
+    fn apply(
+        &mut self,
+        step: Step,
+        payload: &[u8],
+        stamp: Stamp,
+        read: &mut Read,
+    ) -> Result<(), Refusal> {
+        let step = match step {
+            Step::Opened(hello) => return self.open(&hello, payload, stamp, read),
+            Step::Skipped => return Ok(()),
+            step => step,
+        };
+        let Some(slot) = self.slot else {
+            return Ok(());
+        };
+        let reactor = &self.reactor;
+        let mut roll = reactor.roll();
+        if !roll.holds(slot, self.id) {
+            // The slave has opened another session since: this one is a remnant.
+            read.end = Some(End::Closed);
+            return Ok(());
+        }
+        let (stream, taken) = match step {
+            Step::Report(report) => {
+                let stream = report.stream;
+                (stream, roll.handle_report(slot, report, payload, stamp)?)
+            }
+            Step::Gap(gap) => (gap.stream, roll.handle_gap(slot, &gap, payload, stamp)?),
+            Step::Goodbye(goodbye) => {
+                roll.handle_goodbye(slot, &goodbye, payload, stamp);
+                let goodbye = reactor.goodbye(roll.marks(slot).to_vec());
+                read.answers.push(message(Kind::Goodbye(goodbye)));
+                return Ok(());
+            }
+            Step::Opened(_) | Step::Skipped => return Ok(()),
+        };
+        let mark = Mark {
+            stream,
+            sequence: roll.mark(slot, stream),
+        };
+        drop(roll);
+        reactor.count(taken);
+        if taken != Taken::Previewed {
+            ack_later(&mut read.marks, mark);
+        }
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        hello: &Hello,
+        payload: &[u8],
+        stamp: Stamp,
+        read: &mut Read,
+    ) -> Result<(), Refusal> {
+        let greeting = self
+            .reactor
+            .roll()
+            .handle_hello(hello, payload, self.peer, self.id, stamp)?;
+        match greeting {
+            Greeting::Welcome { slot, marks } => {
+                self.slot = Some(slot);
+                let welcome = self.reactor.welcome(marks);
+                read.answers.push(message(Kind::Welcome(welcome)));
+            }
+            Greeting::Resync { applied } => {
+                let resync = Resync {
+                    stream: hello.stream,
+                    sequence: applied,
+                };
+                read.answers.push(message(Kind::Resync(resync)));
+                read.end = Some(End::Complete);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until what was read is durable; then takes it out of the kernel's buffer and answers.
+    async fn settle(&self, transport: &mut impl Transport, read: &Read) -> io::Result<()> {
+        if read.taken == 0 {
+            return Ok(());
+        }
+        self.reactor.durable().await;
+        transport.consume(read.taken, &mut self.reactor.buffer())?;
+        let mut out = Vec::new();
+        for answer in &read.answers {
+            self.encode(answer, &mut out);
+        }
+        let sent_ms = clock::wall_ms();
+        for mark in &read.marks {
+            let ack = Ack {
+                stream: mark.stream,
+                sequence: mark.sequence,
+                received_ms: read.received_ms,
+                sent_ms,
+            };
+            self.encode(&message(Kind::Ack(ack)), &mut out);
+        }
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.reactor.stats().acks.add(read.marks.len() as u64);
+        transport
+            .write(&out, self.reactor.rules().write_timeout)
+            .await
+    }
+
+    /// What the slave is told before the connection is closed.
+    async fn say_last_words(&self, transport: &mut impl Transport, end: &End) {
+        let words = match (end, self.slot) {
+            (End::Refused(refusal), _) => refusal.to_message(),
+            (End::Stopping, Some(slot)) => {
+                // Nothing of this connection is half done, but its slave may have opened another.
+                self.reactor.durable().await;
+                let marks = self.reactor.roll().marks(slot).to_vec();
+                message(Kind::Goodbye(self.reactor.goodbye(marks)))
+            }
+            _ => return,
+        };
+        let mut out = Vec::new();
+        self.encode(&words, &mut out);
+        // Whether it arrives or not, the connection is over.
+        let _ = transport
+            .write(&out, self.reactor.rules().write_timeout)
+            .await;
+    }
+
+    fn encode(&self, message: &ToSlave, out: &mut Vec<u8>) {
+        if let Err(error) = frame::encode(message, out) {
+            tracing::error!(event = "answer_too_large", peer = %self.peer, error = %error, "an answer was not sent");
+        }
+    }
+
+    fn log(&self, end: &End) {
+        let peer = self.peer;
+        match end {
+            End::Refused(refusal) => self.reactor.log_refused(peer, refusal),
+            End::CutFrame => {
+                tracing::debug!(event = "connection_cut", peer = %peer, "the peer closed in the middle of a frame");
+            }
+            End::Broken(error) => {
+                tracing::debug!(event = "connection_broken", peer = %peer, error = %error, "the connection broke");
+            }
+            End::Closed | End::Complete | End::Stopping => {
+                tracing::trace!(event = "connection_closed", peer = %peer, "the connection has ended");
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    /// Also when its task panics: its place on the roll is given up, and the panic is counted.
+    fn drop(&mut self) {
+        let stats = self.reactor.stats();
+        stats.connections.subtract(1);
+        if std::thread::panicking() {
+            stats.connection_panics.add(1);
+        }
+        if let Some(slot) = self.slot {
+            self.reactor.roll().handle_disconnect(slot, self.id);
+        }
+    }
+}
+
+fn message(kind: Kind) -> ToSlave {
+    ToSlave { kind: Some(kind) }
+}
+
+/// One ack for each stream says it all.
+fn ack_later(marks: &mut Vec<Mark>, mark: Mark) {
+    match marks.iter_mut().find(|known| known.stream == mark.stream) {
+        Some(known) => known.sequence = known.sequence.max(mark.sequence),
+        None => marks.push(mark),
+    }
+}

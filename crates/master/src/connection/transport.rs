@@ -1,0 +1,105 @@
+//! What a connection is made of: bytes that can be looked at before they are taken.
+//!
+//! Plain TCP peeks into the kernel's buffer. A TLS transport would peek into the plaintext that it
+//! has decrypted, and stands beside this one behind the same trait.
+
+use std::io;
+use std::time::Duration;
+
+use rollcall_os::socket;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+
+/// How long the peer may take to close after us.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection whose input is peeked, committed, and only then consumed: a master that dies in
+/// between leaves the bytes where its successor finds them.
+pub(crate) trait Transport {
+    /// Waits until there may be something to peek. Returns whether the peer has closed its side, so
+    /// that nothing can follow what is there.
+    async fn readable(&self) -> io::Result<bool>;
+
+    /// Copies what has arrived and leaves it in place: its length, 0 at the end of the stream, `None`
+    /// if nothing is there now.
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Takes `count` bytes that were peeked. `scratch` bounds one call.
+    fn consume(&self, count: usize, scratch: &mut [u8]) -> io::Result<()>;
+
+    /// Makes sure that a whole frame can arrive before anything is consumed.
+    fn make_room_for_frame(&self) -> io::Result<()>;
+
+    /// Writes all of `bytes`, within `timeout`.
+    async fn write(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()>;
+
+    /// Closes first: says that nothing follows, then drops what still comes until the peer closes,
+    /// because closing with unread input would reset the connection and could destroy an ack that
+    /// the peer has not read yet.
+    async fn close(self);
+}
+
+impl Transport for TcpStream {
+    async fn readable(&self) -> io::Result<bool> {
+        Ok(self.ready(Interest::READABLE).await?.is_read_closed())
+    }
+
+    fn peek(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut peeked = None;
+        let emptied = self.try_io(Interest::READABLE, || {
+            let count = socket::peek(self, buffer)?;
+            peeked = Some(count);
+            if count > 0 && count < buffer.len() {
+                // All that was there: wait for more, without a second call that would say so.
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(())
+        });
+        match emptied {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(peeked),
+        }
+    }
+
+    fn consume(&self, count: usize, scratch: &mut [u8]) -> io::Result<()> {
+        socket::discard(self, count, scratch)
+    }
+
+    fn make_room_for_frame(&self) -> io::Result<()> {
+        socket::make_room_for_frame(self)
+    }
+
+    async fn write(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()> {
+        // An ack nearly always fits into the kernel's buffer: no timer is made for it then.
+        let written = match self.try_write(bytes) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if written == bytes.len() {
+            return Ok(());
+        }
+        match tokio::time::timeout(timeout, self.write_all(&bytes[written..])).await {
+            Ok(result) => result,
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the peer does not read what it is sent",
+            )),
+        }
+    }
+
+    async fn close(mut self) {
+        let drain = async {
+            // Whatever fails here, the connection is over.
+            let _ = self.shutdown().await;
+            while self.readable().await.is_ok() {
+                match self.try_io(Interest::READABLE, || socket::drain(&self)) {
+                    Ok(false) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(true) | Err(_) => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, drain).await;
+    }
+}

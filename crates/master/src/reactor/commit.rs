@@ -1,0 +1,193 @@
+//! Group commit: what has arrived while the last group was written is the next one.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rollcall_os::clock;
+use rollcall_protocol::api::{EventKind, EventRow};
+use tokio::sync::{Notify, mpsc};
+
+use super::{CoreFailure, Reactor};
+use crate::roll::{Gathered, Published};
+use crate::store::{Outcome, StoreError, StoreHandle};
+use crate::view::RollSnapshot;
+
+/// Readers get a new snapshot at most this often, in milliseconds.
+const PUBLISH_EVERY_MS: u128 = 100;
+
+/// One group's way to the disk, and those who wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    committed: Cell<bool>,
+    waiting: Notify,
+}
+
+impl Turn {
+    async fn committed(&self) {
+        // Registered before the question is asked; both happen on one thread.
+        let notified = self.waiting.notified();
+        if !self.committed.get() {
+            notified.await;
+        }
+    }
+
+    fn finish(&self) {
+        self.committed.set(true);
+        self.waiting.notify_waiters();
+    }
+}
+
+impl Reactor {
+    /// Resolves when everything that the roll has taken in so far is durable.
+    pub(crate) async fn durable(&self) {
+        let turn = if self.roll.borrow().has_group() {
+            self.wanted.notify_one();
+            Some(Rc::clone(&self.gathering.borrow()))
+        } else {
+            self.committing.borrow().clone()
+        };
+        if let Some(turn) = turn {
+            turn.committed().await;
+        }
+    }
+
+    /// Has whatever the roll holds committed soon, and the time of listening with it.
+    pub(super) fn want_commit(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Commits group after group; ends only when it can't.
+    pub(crate) async fn commit_groups(
+        &self,
+        store: &StoreHandle,
+        outcomes: &mut mpsc::Receiver<Outcome>,
+    ) -> CoreFailure {
+        loop {
+            self.wanted.notified().await;
+            // Connections that are ready in this turn of the loop join the group.
+            tokio::task::yield_now().await;
+            let (gathered, published) = self.take_group();
+            let Gathered { group, events } = gathered;
+            if store.commit(group).is_err() {
+                return StoreError::Panicked.into();
+            }
+            if let Err(failure) = self.await_commit(outcomes).await {
+                return failure;
+            }
+            self.tell(&events);
+            if let Some(published) = published {
+                self.publish(published);
+            }
+            if self.roll.borrow().has_group() {
+                self.wanted.notify_one();
+            }
+        }
+    }
+
+    /// The group that has gathered becomes the one that is committed.
+    fn take_group(&self) -> (Gathered, Option<Published>) {
+        let now = clock::boot();
+        let mut roll = self.roll();
+        let gathered = roll.take_group(clock::wall_ms());
+        // What this snapshot shows is durable with the group.
+        let last = self.published_at.get();
+        let due = now.saturating_since(last).as_millis() >= PUBLISH_EVERY_MS;
+        let published = due.then(|| roll.publish()).flatten();
+        let turn = self.gathering.take();
+        self.committing.replace(Some(turn));
+        self.committing_since.set(Some(now));
+        (gathered, published)
+    }
+
+    async fn await_commit(
+        &self,
+        outcomes: &mut mpsc::Receiver<Outcome>,
+    ) -> Result<(), CoreFailure> {
+        loop {
+            match outcomes.recv().await {
+                Some(Outcome::Committed { took, bytes, .. }) => {
+                    self.stats().committed(took, bytes);
+                    break;
+                }
+                Some(Outcome::Degraded { reason, errno }) => self.degrade(reason, errno),
+                Some(Outcome::Failed { error }) => return Err(error.into()),
+                None => return Err(StoreError::Panicked.into()),
+            }
+        }
+        self.committed_at.set(clock::boot());
+        self.committing_since.set(None);
+        if let Some(turn) = self.committing.take() {
+            turn.finish();
+        }
+        if self.degraded.take().is_some() {
+            tracing::info!(
+                event = "store_recovered",
+                "reports are stored and acked again"
+            );
+            self.publish(self.published.borrow().clone());
+        }
+        Ok(())
+    }
+
+    fn degrade(&self, reason: String, errno: Option<i32>) {
+        tracing::error!(event = "store_degraded", error = %reason, errno, "reports are not being stored, and none is acked");
+        self.degraded.replace(Some(reason));
+        self.publish(self.published.borrow().clone());
+    }
+
+    /// Publishes what has changed if all of it is durable.
+    pub(super) fn publish_if_quiet(&self) {
+        let quiet = self.committing.borrow().is_none() && !self.roll.borrow().has_group();
+        if quiet && let Some(published) = self.roll().publish() {
+            self.publish(published);
+        }
+    }
+
+    /// Shows `slaves`, all of them durable, to readers.
+    pub(super) fn publish(&self, slaves: Published) {
+        self.published_at.set(clock::boot());
+        self.published.replace(slaves.clone());
+        let degraded = self.degraded.borrow().clone();
+        let snapshot = RollSnapshot { slaves, degraded };
+        self.publication.roll.send_replace(Arc::new(snapshot));
+    }
+
+    fn tell(&self, events: &[Arc<EventRow>]) {
+        for event in events {
+            log(event);
+            // Nobody may be following.
+            let _ = self.publication.events.send(Arc::clone(event));
+        }
+    }
+}
+
+/// The log has a line for every event of the roll, under the event's own name.
+fn log(row: &EventRow) {
+    macro_rules! line {
+        ($level:ident, $event:literal, $message:literal) => {
+            tracing::$level!(
+                event = $event,
+                slave = row.slave.as_deref(),
+                subject = row.subject.as_deref(),
+                from = row.from.as_deref(),
+                to = row.to.as_deref(),
+                text = row.text.as_str(),
+                replayed = row.replayed,
+                $message
+            )
+        };
+    }
+    match row.kind {
+        EventKind::Enrolled => line!(info, "slave_enrolled", "a new slave is on the roll"),
+        EventKind::Presence => line!(info, "presence_changed", "a slave's presence changed"),
+        EventKind::Health => line!(info, "health_changed", "a slave's health changed"),
+        EventKind::Check => line!(info, "check_changed", "a check's state changed"),
+        EventKind::Gap => line!(warn, "reports_lost", "a slave had to drop reports"),
+        EventKind::Conflict => line!(warn, "slave_conflict", "two slaves claim one id or name"),
+        EventKind::Resync => line!(warn, "slave_resync", "a slave's sequences ran backwards"),
+        EventKind::Restart => line!(info, "slave_restarted", "a slave's process started anew"),
+        EventKind::Renamed => line!(info, "slave_renamed", "a slave has another name"),
+        EventKind::MasterStart => line!(info, "master_started", "the master started"),
+    }
+}

@@ -1,0 +1,66 @@
+//! The passing of time: deadlines, what the reactor suspects of itself, and the proof that it listens.
+
+use std::time::Duration;
+
+use rollcall_os::clock;
+use rollcall_protocol::Moment;
+
+use super::Reactor;
+use crate::roll::Stamp;
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// A tick that comes later than this was held up: the process was stopped, the machine suspended or
+/// overloaded. Slaves that could not be heard meanwhile are excused.
+const LAG_MAX: Duration = Duration::from_millis(100);
+/// From this lag on it is worth a line in the log.
+const LAG_TOLD: Duration = Duration::from_secs(1);
+/// While one commit takes longer than this, connections are not being read, and silence proves nothing.
+const COMMIT_MAX: Duration = Duration::from_millis(200);
+/// How often the moment of listening becomes durable.
+const LISTENING_EVERY: Duration = Duration::from_secs(1);
+
+impl Reactor {
+    /// Ticks for as long as the daemon lives.
+    pub(crate) async fn keep_time(&self) {
+        let mut last = clock::boot();
+        loop {
+            tokio::time::sleep(TICK).await;
+            let now = clock::boot();
+            self.tick(last, now);
+            last = now;
+        }
+    }
+
+    fn tick(&self, last: Moment, now: Moment) {
+        self.stats().beat(now);
+        let passed = now.saturating_since(last);
+        let stalled = self
+            .committing_since
+            .get()
+            .is_some_and(|since| now.saturating_since(since) > COMMIT_MAX);
+        let lag = passed.saturating_sub(TICK);
+        let mut roll = self.roll();
+        if stalled || lag > LAG_MAX {
+            roll.excuse(passed);
+        }
+        if lag > LAG_TOLD {
+            tracing::warn!(
+                event = "reactor_stalled",
+                lag_ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+                "the master itself was not listening; no slave is blamed for it"
+            );
+        }
+        roll.handle_tick(Stamp {
+            at: now,
+            wall_ms: clock::wall_ms(),
+        });
+        let wanted = roll.has_group();
+        drop(roll);
+        let listened = now.saturating_since(self.committed_at.get()) >= LISTENING_EVERY;
+        if wanted || listened {
+            self.want_commit();
+        }
+        self.publish_if_quiet();
+    }
+}

@@ -1,0 +1,258 @@
+//! Hello: who may speak for which slave, and where its streams stand.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rollcall_protocol::api::{EventKind, Presence};
+use rollcall_protocol::ledger::Opening;
+use rollcall_protocol::session::Refusal;
+use rollcall_protocol::wire::{ErrorCode, Hello, Mark, Mode};
+
+use super::gathering::Change;
+use super::slave::Slave;
+use super::{Roll, SessionId, SlaveId, Slot, Stamp};
+
+/// A conflict that goes on is told this often.
+const CONFLICT_TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// The answer to a Hello that was not refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Greeting {
+    /// The session is open for the slave at `slot`.
+    Welcome {
+        /// Where the slave stands.
+        slot: Slot,
+        /// The high-water mark of each stream that the Hello announced.
+        marks: Vec<Mark>,
+    },
+    /// More has been applied of the slave's stream than it knows: it must start a new one.
+    Resync {
+        /// The highest sequence applied.
+        applied: u64,
+    },
+}
+
+impl Roll {
+    /// A Hello has come on the connection `session` from `peer`; `payload` is the message as it came.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if another slave that answers has the id or the name.
+    pub(crate) fn handle_hello(
+        &mut self,
+        hello: &Hello,
+        payload: &[u8],
+        peer: SocketAddr,
+        session: SessionId,
+        stamp: Stamp,
+    ) -> Result<Greeting, Refusal> {
+        let id = SlaveId::try_from(hello.slave_id.as_slice())
+            .map_err(|_| Refusal::for_good(ErrorCode::Invalid, "Hello.slave_id is malformed"))?;
+        self.check_id(id, hello, peer, stamp)?;
+        self.check_name(id, hello, peer, stamp)?;
+        if let Some(applied) = self.runs_backwards(id, hello, stamp) {
+            return Ok(Greeting::Resync { applied });
+        }
+        let slot = self.accept_hello(id, hello, payload, peer.to_string(), stamp);
+        self.slaves[slot].session = Some((session, stamp.wall_ms));
+        let mark = |stream| Mark {
+            stream,
+            sequence: self.mark(slot, stream),
+        };
+        let marks = hello.pending.iter().map(|pending| mark(pending.stream));
+        let marks = marks.collect();
+        Ok(Greeting::Welcome { slot, marks })
+    }
+
+    /// What a Hello changes, live or replayed.
+    pub(super) fn accept_hello(
+        &mut self,
+        id: SlaveId,
+        hello: &Hello,
+        payload: &[u8],
+        peer: String,
+        stamp: Stamp,
+    ) -> Slot {
+        let known = self.ids.get(&id).copied();
+        let slot = known.unwrap_or_else(|| self.enroll(id, &hello.name, stamp));
+        self.rename(slot, &hello.name, stamp);
+        let slave = &mut self.slaves[slot];
+        let durable = known.is_none() || changes_record(slave, hello);
+        if known.is_some() && slave.stream != hello.stream && slave.stream != 0 {
+            let text = format!("the slave's process started anew ({})", hello.agent_version);
+            let change = change(EventKind::Restart, text, stamp);
+            self.gathering.event(slave, stamp, change);
+        }
+        slave.ledger.open(hello);
+        if durable {
+            self.gathering.message(slave, stamp, payload, &peer);
+        }
+        slave.describe(hello, peer);
+        self.gathering.touch(slave, slot);
+        self.arm(slot);
+        slot
+    }
+
+    /// The master has started; `text` says from what.
+    pub(crate) fn handle_start(&mut self, text: String, stamp: Stamp) {
+        let change = change(EventKind::MasterStart, text, stamp);
+        self.gathering.push_event(None, stamp, change);
+    }
+
+    /// Another stream holds the id, on a connection that still answers.
+    fn check_id(
+        &mut self,
+        id: SlaveId,
+        hello: &Hello,
+        peer: SocketAddr,
+        stamp: Stamp,
+    ) -> Result<(), Refusal> {
+        let Some(&slot) = self.ids.get(&id) else {
+            return Ok(());
+        };
+        let slave = &self.slaves[slot];
+        let other = slave.stream != hello.stream && slave.session.is_some();
+        if !other || slave.presence != Presence::Up {
+            return Ok(());
+        }
+        let text = format!(
+            "two slaves claim the id of \"{}\": one at {}, which keeps it, and one at {peer}, which is refused; \
+             was a state folder copied? Remove the `slave-id` file and the spool in the copy's state folder",
+            slave.name,
+            slave.peer.as_deref().unwrap_or("an unknown address"),
+        );
+        Err(self.conflict(slot, ErrorCode::IdConflict, text, stamp))
+    }
+
+    /// Another slave has the name, and answers.
+    fn check_name(
+        &mut self,
+        id: SlaveId,
+        hello: &Hello,
+        peer: SocketAddr,
+        stamp: Stamp,
+    ) -> Result<(), Refusal> {
+        let Some(&slot) = self.names.get(&hello.name) else {
+            return Ok(());
+        };
+        let slave = &self.slaves[slot];
+        if slave.id == id || slave.presence != Presence::Up {
+            return Ok(());
+        }
+        let text = format!(
+            "two slaves have the name \"{}\": one at {}, which keeps it, and one at {peer}, which is refused; \
+             give one of them another `name` in its slave.toml",
+            slave.name,
+            slave.peer.as_deref().unwrap_or("an unknown address"),
+        );
+        Err(self.conflict(slot, ErrorCode::NameConflict, text, stamp))
+    }
+
+    fn conflict(&mut self, slot: Slot, code: ErrorCode, text: String, stamp: Stamp) -> Refusal {
+        let slave = &mut self.slaves[slot];
+        let told = slave
+            .conflict_told
+            .map(|told| stamp.at.saturating_since(told));
+        if told.is_none_or(|ago| ago >= CONFLICT_TOLD_EVERY) {
+            slave.conflict_told = Some(stamp.at);
+            let change = change(EventKind::Conflict, text.clone(), stamp);
+            self.gathering.event(slave, stamp, change);
+        }
+        let retry_after = Duration::from_millis(u64::from(slave.interval_ms));
+        Refusal::for_now(code, text, retry_after)
+    }
+
+    fn runs_backwards(&mut self, id: SlaveId, hello: &Hello, stamp: Stamp) -> Option<u64> {
+        let slot = *self.ids.get(&id)?;
+        let slave = &mut self.slaves[slot];
+        // Only asked: what Hello opens is opened once it is accepted.
+        let Opening::Backwards { applied } = slave.ledger.clone().open(hello) else {
+            return None;
+        };
+        let text = format!(
+            "the slave's next report is {}, and {applied} are applied: it runs on an older state of its disk and was told to start a new stream",
+            hello.next_sequence,
+        );
+        let change = change(EventKind::Resync, text, stamp);
+        self.gathering.event(slave, stamp, change);
+        Some(applied)
+    }
+
+    fn enroll(&mut self, id: SlaveId, name: &str, stamp: Stamp) -> Slot {
+        let mut slave = Slave::new(id, stamp.wall_ms);
+        slave.read_at = stamp.at;
+        let slot = match self.names.get(name) {
+            // A reinstalled host: nobody else answers to this name.
+            Some(&slot) => {
+                let old = std::mem::replace(&mut self.slaves[slot], slave);
+                self.ids.remove(&old.id);
+                self.ids.insert(id, slot);
+                self.gathering.forget(old.id);
+                self.gathering.touch_new(slot, true);
+                slot
+            }
+            None => self.insert(slave),
+        };
+        self.slaves[slot].name = name.to_owned();
+        self.names.insert(name.to_owned(), slot);
+        let change = change(
+            EventKind::Enrolled,
+            "seen for the first time".to_owned(),
+            stamp,
+        );
+        self.gathering.event(&self.slaves[slot], stamp, change);
+        slot
+    }
+
+    fn rename(&mut self, slot: Slot, name: &str, stamp: Stamp) {
+        let slave = &mut self.slaves[slot];
+        if slave.name == name {
+            return;
+        }
+        self.names.remove(&slave.name);
+        let before = std::mem::replace(&mut slave.name, name.to_owned());
+        let mut change = change(EventKind::Renamed, format!("it was \"{before}\""), stamp);
+        change.from = Some(before);
+        change.to = Some(name.to_owned());
+        self.gathering.event(slave, stamp, change);
+        if let Some(displaced) = self.names.insert(name.to_owned(), slot) {
+            self.displace(displaced);
+        }
+    }
+
+    /// The slave at `slot` has lost its name to another one: it keeps its place under its id.
+    fn displace(&mut self, slot: Slot) {
+        let slave = &mut self.slaves[slot];
+        let id: String = slave.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        slave.name = id.clone();
+        self.gathering.touch(slave, slot);
+        self.names.insert(id, slot);
+    }
+}
+
+/// Whether accepting `hello` changes what is durable of the slave. A per-message slave says Hello
+/// with every report; most of those say nothing new.
+fn changes_record(slave: &Slave, hello: &Hello) -> bool {
+    hello.mode() == Mode::Pooled
+        || slave.mode != hello.mode
+        || slave.stream != hello.stream
+        || slave.interval_ms != hello.interval_ms
+        || slave.name != hello.name
+        || slave.agent_version != hello.agent_version
+        || slave.labels != hello.labels
+        || hello
+            .pending
+            .iter()
+            .any(|pending| slave.ledger.mark(pending.stream).is_none())
+}
+
+fn change(kind: EventKind, text: String, stamp: Stamp) -> Change {
+    Change {
+        kind,
+        subject: None,
+        from: None,
+        to: None,
+        text,
+        time_ms: stamp.wall_ms,
+        replayed: false,
+    }
+}

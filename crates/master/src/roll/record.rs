@@ -1,0 +1,198 @@
+//! What of the roll goes to disk: a record for each slave, and the redo of what came since.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use rollcall_protocol::api::{Health, Mode, Presence};
+use rollcall_protocol::wire::{self, Mark, Status};
+
+/// A slave on disk. Field numbers only ever grow.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SlaveRecord {
+    /// The group that this record was written with: older redo is contained in it.
+    #[prost(uint64, tag = "1")]
+    pub(crate) group: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) id: Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub(crate) name: String,
+    #[prost(enumeration = "StoredPresence", tag = "4")]
+    pub(crate) presence: i32,
+    #[prost(enumeration = "wire::Health", optional, tag = "5")]
+    pub(crate) health: Option<i32>,
+    #[prost(int64, tag = "6")]
+    pub(crate) since_ms: i64,
+    #[prost(int64, optional, tag = "7")]
+    pub(crate) last_seen_ms: Option<i64>,
+    #[prost(uint32, tag = "8")]
+    pub(crate) interval_ms: u32,
+    #[prost(fixed64, tag = "9")]
+    pub(crate) stream: u64,
+    #[prost(message, repeated, tag = "10")]
+    pub(crate) marks: Vec<Mark>,
+    #[prost(uint64, tag = "11")]
+    pub(crate) applied: u64,
+    #[prost(uint64, tag = "12")]
+    pub(crate) duplicates: u64,
+    #[prost(uint64, tag = "13")]
+    pub(crate) gaps: u64,
+    #[prost(sint64, optional, tag = "14")]
+    pub(crate) clock_offset_ms: Option<i64>,
+    #[prost(enumeration = "wire::Mode", tag = "15")]
+    pub(crate) mode: i32,
+    #[prost(string, optional, tag = "16")]
+    pub(crate) peer: Option<String>,
+    #[prost(uint64, tag = "17")]
+    pub(crate) connects: u64,
+    #[prost(btree_map = "string, string", tag = "18")]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[prost(string, tag = "19")]
+    pub(crate) agent_version: String,
+    #[prost(message, optional, tag = "20")]
+    pub(crate) newest: Option<Newest>,
+    #[prost(message, optional, tag = "21")]
+    pub(crate) catching_up: Option<CatchingUp>,
+}
+
+/// The newest live report.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Newest {
+    #[prost(fixed64, tag = "1")]
+    pub(crate) stream: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) sequence: u64,
+    #[prost(int64, tag = "3")]
+    pub(crate) time_ms: i64,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) status: Option<Status>,
+}
+
+/// Where history stands while live reports run ahead of the backlog.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct CatchingUp {
+    /// What the last report said that was applied in its place.
+    #[prost(message, optional, tag = "1")]
+    pub(crate) status: Option<Status>,
+    #[prost(enumeration = "wire::Health", optional, tag = "2")]
+    pub(crate) health: Option<i32>,
+    /// The live reports that ran ahead: their changes have been told.
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) previewed: Vec<Mark>,
+}
+
+/// One input of the roll, as it is replayed after a crash.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RedoEntry {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) slave_id: Vec<u8>,
+    /// When it was read or decided, in ms since 1970.
+    #[prost(int64, tag = "2")]
+    pub(crate) wall_ms: i64,
+    /// The encoded `ToMaster`, as it came; empty for a change of presence.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) message: Vec<u8>,
+    /// The new presence, where the passing of time made it worse.
+    #[prost(enumeration = "StoredPresence", optional, tag = "4")]
+    pub(crate) presence: Option<i32>,
+    /// Where a Hello came from.
+    #[prost(string, tag = "5")]
+    pub(crate) peer: String,
+}
+
+/// [`Presence`] on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum StoredPresence {
+    Expected = 0,
+    Up = 1,
+    Late = 2,
+    Missing = 3,
+    Left = 4,
+}
+
+impl From<Presence> for StoredPresence {
+    fn from(presence: Presence) -> Self {
+        match presence {
+            Presence::Expected => Self::Expected,
+            Presence::Up => Self::Up,
+            Presence::Late => Self::Late,
+            Presence::Missing => Self::Missing,
+            Presence::Left => Self::Left,
+        }
+    }
+}
+
+impl From<StoredPresence> for Presence {
+    fn from(stored: StoredPresence) -> Self {
+        match stored {
+            StoredPresence::Expected => Self::Expected,
+            StoredPresence::Up => Self::Up,
+            StoredPresence::Late => Self::Late,
+            StoredPresence::Missing => Self::Missing,
+            StoredPresence::Left => Self::Left,
+        }
+    }
+}
+
+/// Health as readers see it; what a newer version may say beyond it is unknown.
+pub(crate) fn health(wire: i32) -> Health {
+    match wire::Health::try_from(wire) {
+        Ok(wire::Health::Ok) => Health::Ok,
+        Ok(wire::Health::Warning) => Health::Warning,
+        Ok(wire::Health::Critical) => Health::Critical,
+        Ok(wire::Health::Unknown) | Err(_) => Health::Unknown,
+    }
+}
+
+/// The word for it in events, JSON and the store.
+pub(crate) fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Ok => "ok",
+        Health::Warning => "warning",
+        Health::Critical => "critical",
+        Health::Unknown => "unknown",
+    }
+}
+
+/// The word for it in events, JSON and the store.
+pub(crate) fn presence_word(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Expected => "expected",
+        Presence::Up => "up",
+        Presence::Late => "late",
+        Presence::Missing => "missing",
+        Presence::Left => "left",
+    }
+}
+
+/// The mode as readers see it.
+pub(crate) fn mode(wire: i32) -> Mode {
+    match wire::Mode::try_from(wire) {
+        Ok(wire::Mode::PerMessage) => Mode::PerMessage,
+        Ok(wire::Mode::Pooled) | Err(_) => Mode::Pooled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_those_of_the_api() {
+        for presence in [
+            Presence::Expected,
+            Presence::Up,
+            Presence::Late,
+            Presence::Missing,
+            Presence::Left,
+        ] {
+            let json = serde_json::to_value(presence).unwrap();
+            assert_eq!(json, presence_word(presence));
+            assert_eq!(Presence::from(StoredPresence::from(presence)), presence);
+        }
+        for wire in 0..4 {
+            let json = serde_json::to_value(health(wire)).unwrap();
+            assert_eq!(json, health_word(health(wire)));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Reports, gaps and goodbyes: each sequence is applied once, in its place.
+
+use rollcall_protocol::api::{EventKind, Presence};
+use rollcall_protocol::ledger::Admission;
+use rollcall_protocol::session::Refusal;
+use rollcall_protocol::wire::{
+    ErrorCode, Gap, GapReason, GoodbyeReason, Mark, Report, SlaveGoodbye,
+};
+
+use super::changes::{self, Before};
+use super::gathering::Change;
+use super::record::{self, CatchingUp};
+use super::{Roll, Slot, Stamp};
+
+/// What became of a report or a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It was applied.
+    Applied,
+    /// It had been applied before.
+    Duplicate,
+    /// It ran ahead of the backlog: the roll shows it, and it comes again in its place.
+    Previewed,
+}
+
+impl Roll {
+    /// A report of the slave was read at `stamp`; `payload` is the message as it came.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if sequences before it are missing and no gap explains them.
+    pub(crate) fn handle_report(
+        &mut self,
+        slot: Slot,
+        report: Report,
+        payload: &[u8],
+        stamp: Stamp,
+    ) -> Result<Taken, Refusal> {
+        if report.preview {
+            return Ok(self.preview(slot, report, payload, stamp));
+        }
+        let slave = &mut self.slaves[slot];
+        let live = report.live;
+        match slave.ledger.admit(report.stream, report.sequence) {
+            Admission::Ahead { expected } => return Err(hole(report.sequence, expected)),
+            Admission::Duplicate => {
+                slave.duplicates += 1;
+                self.gathering.touch(slave, slot);
+                if live {
+                    self.hear_again(slot, stamp);
+                }
+                return Ok(Taken::Duplicate);
+            }
+            Admission::Apply => {}
+        }
+        slave.applied += 1;
+        self.gathering.message(slave, stamp, payload, "");
+        if live {
+            self.show(slot, report, stamp, false);
+        } else {
+            self.fill_history(slot, report, stamp);
+        }
+        let slave = &mut self.slaves[slot];
+        self.gathering.touch(slave, slot);
+        Ok(Taken::Applied)
+    }
+
+    /// A loss receipt of the slave was read at `stamp`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if sequences before it are missing.
+    pub(crate) fn handle_gap(
+        &mut self,
+        slot: Slot,
+        gap: &Gap,
+        payload: &[u8],
+        stamp: Stamp,
+    ) -> Result<Taken, Refusal> {
+        let slave = &mut self.slaves[slot];
+        let before = slave.ledger.mark(gap.stream).unwrap_or(0);
+        match slave.ledger.admit_range(gap.stream, gap.first, gap.last) {
+            Admission::Ahead { expected } => return Err(hole(gap.first, expected)),
+            Admission::Duplicate => return Ok(Taken::Duplicate),
+            Admission::Apply => {}
+        }
+        let lost = gap.last - before.max(gap.first - 1);
+        slave.gaps += lost;
+        self.gathering.message(slave, stamp, payload, "");
+        let change = Change {
+            kind: EventKind::Gap,
+            subject: None,
+            from: None,
+            to: None,
+            text: format!("gap: {lost} reports lost, {}", gap_reason(gap.reason())),
+            time_ms: if gap.from_ms > 0 {
+                gap.from_ms
+            } else {
+                stamp.wall_ms
+            },
+            replayed: true,
+        };
+        self.gathering.event(slave, stamp, change);
+        self.gathering.touch(slave, slot);
+        Ok(Taken::Applied)
+    }
+
+    /// The slave leaves on purpose.
+    pub(crate) fn handle_goodbye(
+        &mut self,
+        slot: Slot,
+        goodbye: &SlaveGoodbye,
+        payload: &[u8],
+        stamp: Stamp,
+    ) {
+        let why = match goodbye.reason() {
+            GoodbyeReason::Stop => "it was stopped",
+            GoodbyeReason::Restart => "it is being restarted",
+        };
+        self.gathering
+            .message(&self.slaves[slot], stamp, payload, "");
+        self.change_presence(slot, Presence::Left, stamp, why);
+    }
+
+    /// A live report that runs ahead of its place.
+    fn preview(&mut self, slot: Slot, report: Report, payload: &[u8], stamp: Stamp) -> Taken {
+        let slave = &mut self.slaves[slot];
+        if slave.ledger.mark(report.stream) >= Some(report.sequence) {
+            slave.duplicates += 1;
+            self.hear_again(slot, stamp);
+            return Taken::Duplicate;
+        }
+        self.gathering.message(slave, stamp, payload, "");
+        self.show(slot, report, stamp, true);
+        let slave = &mut self.slaves[slot];
+        self.gathering.touch(slave, slot);
+        Taken::Previewed
+    }
+
+    /// A live report becomes what the roll shows.
+    fn show(&mut self, slot: Slot, report: Report, stamp: Stamp, ahead: bool) {
+        self.heard(slot, stamp);
+        let slave = &mut self.slaves[slot];
+        let before = Before {
+            health: slave.health,
+            status: &slave.status,
+        };
+        let health = slave.health;
+        if !self.gathering.is_replaying() {
+            let changes = changes::between(&before, &report, stamp.wall_ms, false);
+            for change in changes {
+                self.gathering.event(slave, stamp, change);
+            }
+        }
+        slave.set_newest(report, ahead);
+        if slave.health != health {
+            slave.since_ms = stamp.wall_ms;
+        }
+    }
+
+    /// A report from the backlog changes nothing that the roll shows, raises no alert, and revives
+    /// nobody.
+    fn fill_history(&mut self, slot: Slot, report: Report, stamp: Stamp) {
+        let slave = &mut self.slaves[slot];
+        let mark = Mark {
+            stream: report.stream,
+            sequence: report.sequence,
+        };
+        let behind = slave.catching_up.get_or_insert_with(|| {
+            Box::new(CatchingUp {
+                status: Some((*slave.status).clone()),
+                health: None,
+                previewed: Vec::new(),
+            })
+        });
+        let told = behind
+            .previewed
+            .iter()
+            .position(|previewed| *previewed == mark);
+        let status = behind.status.take().unwrap_or_default();
+        let before = Before {
+            health: behind.health.map(record::health).or(slave.health),
+            status: &status,
+        };
+        let changes = match told {
+            None => changes::between(&before, &report, report.time_ms, true),
+            Some(_) => Vec::new(),
+        };
+        if let Some(told) = told {
+            behind.previewed.drain(..=told);
+        }
+        behind.health = Some(report.health);
+        behind.status = report.status;
+        if slave.newest == Some(mark) {
+            slave.catching_up = None;
+        }
+        for change in changes {
+            self.gathering.event(slave, stamp, change);
+        }
+    }
+
+    /// A live report that had been applied: its ack was lost, and the slave is there.
+    fn hear_again(&mut self, slot: Slot, stamp: Stamp) {
+        let before = self.slaves[slot].presence;
+        self.heard(slot, stamp);
+        if self.slaves[slot].presence != before {
+            self.record_presence(slot, stamp);
+        }
+    }
+}
+
+fn hole(sequence: u64, expected: u64) -> Refusal {
+    let text =
+        format!("sequence {sequence} came where {expected} was expected, and no Gap explains it");
+    Refusal::for_now(ErrorCode::Hole, text, std::time::Duration::ZERO)
+}
+
+fn gap_reason(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::Unknown => "for a reason that this master does not know",
+        GapReason::SpoolFull => "the slave's spool was full",
+        GapReason::Expired => "older than the slave's spool keeps them",
+        GapReason::Damaged => "a part of the slave's spool was damaged",
+        GapReason::AckedBefore => "acked before, by a master that had another state",
+    }
+}

@@ -1,0 +1,487 @@
+use std::time::Duration;
+
+use prost::Message;
+use rollcall_protocol::Moment;
+use rollcall_protocol::api::Presence;
+use rollcall_protocol::session::Refusal;
+use rollcall_protocol::wire::{
+    Check, ErrorCode, Gap, GapReason, Hello, Mark, Mode, Pending, Report, SlaveGoodbye, Status,
+    ToMaster, to_master::Kind,
+};
+
+use super::*;
+
+const RULES: PresenceRules = PresenceRules {
+    late_after: 1.5,
+    missing_after: 3.0,
+    reconnect_window: Duration::from_secs(60),
+};
+
+fn at(milliseconds: u64) -> Stamp {
+    Stamp {
+        at: Moment::new(Duration::from_millis(milliseconds)),
+        wall_ms: 1_000_000 + i64::try_from(milliseconds).unwrap(),
+    }
+}
+
+fn payload(kind: Kind) -> Vec<u8> {
+    ToMaster { kind: Some(kind) }.encode_to_vec()
+}
+
+/// What a restart would find on disk: every group that was taken.
+#[derive(Default)]
+struct Disk {
+    records: BTreeMap<SlaveId, Vec<u8>>,
+    redo: Vec<(u64, Vec<u8>)>,
+    next_group: u64,
+    next_event: i64,
+}
+
+impl Disk {
+    fn write(&mut self, gathered: Gathered) -> Vec<String> {
+        let group = gathered.group;
+        self.next_group = group.id + 1;
+        if !group.redo.is_empty() {
+            self.redo.push((group.id, group.redo));
+        }
+        for record in group.records {
+            self.records.insert(record.id, record.blob);
+        }
+        for id in group.forgotten {
+            self.records.remove(&id);
+        }
+        if let Some(below) = group.forget_redo_below {
+            self.redo.retain(|(id, _)| *id >= below);
+        }
+        self.next_event = group
+            .events
+            .last()
+            .map_or(self.next_event, |event| event.id + 1);
+        let line = |event: rollcall_protocol::api::EventRow| {
+            let word = |word: Option<String>| word.unwrap_or_else(|| "-".into());
+            let replayed = if event.replayed { " replayed" } else { "" };
+            format!(
+                "{:?} {} {}>{}{replayed}",
+                event.kind,
+                word(event.subject),
+                word(event.from),
+                word(event.to)
+            )
+        };
+        group.events.into_iter().map(line).collect()
+    }
+
+    fn restore(&self, now: Stamp) -> Roll {
+        let durable = Durable {
+            records: self.records.clone().into_iter().collect(),
+            redo: self.redo.clone(),
+            next_group: self.next_group,
+            next_event: self.next_event,
+        };
+        Roll::restore(durable, RULES, now.at).unwrap()
+    }
+}
+
+/// A slave that talks to a roll.
+struct Talker {
+    id: u8,
+    stream: u64,
+    session: SessionId,
+    slot: Slot,
+}
+
+impl Talker {
+    fn hello(&self, next_sequence: u64, pending: &[(u64, u64)]) -> Hello {
+        Hello {
+            version_min: 1,
+            version_max: 1,
+            slave_id: vec![self.id; 16],
+            name: format!("web-{}", self.id),
+            stream: self.stream,
+            next_sequence,
+            interval_ms: 1000,
+            mode: Mode::Pooled.into(),
+            pending: pending
+                .iter()
+                .map(|&(stream, first)| Pending { stream, first })
+                .collect(),
+            ..Hello::default()
+        }
+    }
+
+    fn greet(&self, roll: &mut Roll, hello: Hello, now: Stamp) -> Result<Greeting, Refusal> {
+        let bytes = payload(Kind::Hello(hello.clone()));
+        roll.handle_hello(
+            &hello,
+            &bytes,
+            "127.0.0.1:5".parse().unwrap(),
+            self.session,
+            now,
+        )
+    }
+
+    fn connect(roll: &mut Roll, id: u8, stream: u64, now: Stamp) -> Self {
+        let session = now.at.since_origin().as_nanos() as u64 + u64::from(id);
+        let mut talker = Self {
+            id,
+            stream,
+            session,
+            slot: 0,
+        };
+        let hello = talker.hello(1, &[(stream, 1)]);
+        match talker.greet(roll, hello, now).unwrap() {
+            Greeting::Welcome { slot, .. } => talker.slot = slot,
+            other => panic!("{other:?}"),
+        }
+        talker
+    }
+
+    fn report(
+        &self,
+        roll: &mut Roll,
+        sequence: u64,
+        state: i32,
+        lane: &str,
+        now: Stamp,
+    ) -> Result<Taken, Refusal> {
+        let check = Check {
+            name: "disk".into(),
+            state,
+            ..Check::default()
+        };
+        let report = Report {
+            stream: self.stream,
+            sequence,
+            time_ms: 500 + i64::try_from(sequence).unwrap(),
+            live: lane != "backlog",
+            preview: lane == "preview",
+            health: state,
+            status: Some(Status {
+                checks: vec![check],
+            }),
+            ..Report::default()
+        };
+        let bytes = payload(Kind::Report(report.clone()));
+        roll.handle_report(self.slot, report, &bytes, now)
+    }
+}
+
+fn row(roll: &mut Roll, name: &str) -> rollcall_protocol::api::SlaveRow {
+    let slot = roll.names[name];
+    roll.slaves[slot].to_view().row
+}
+
+#[test]
+fn reports_are_applied_once_and_survive_a_restart() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 77, at(0));
+    assert_eq!(
+        talker.report(&mut roll, 1, 0, "live", at(10)).unwrap(),
+        Taken::Applied
+    );
+    assert_eq!(
+        talker.report(&mut roll, 1, 0, "live", at(20)).unwrap(),
+        Taken::Duplicate
+    );
+    assert_eq!(
+        talker.report(&mut roll, 2, 2, "live", at(30)).unwrap(),
+        Taken::Applied
+    );
+    let hole = talker.report(&mut roll, 4, 0, "live", at(40)).unwrap_err();
+    assert_eq!(hole.code, ErrorCode::Hole);
+
+    let events = disk.write(roll.take_group(0));
+    assert_eq!(
+        events,
+        [
+            "Enrolled - ->-",
+            "Presence - expected>up",
+            "Health - ->ok",
+            "Health - ok>critical",
+            "Check disk ok>critical",
+        ]
+    );
+    let before = row(&mut roll, "web-1");
+    let mut restored = disk.restore(at(100));
+    assert!(!restored.has_group(), "a replay tells and writes nothing");
+    let mut after = row(&mut restored, "web-1");
+    assert_eq!(
+        (before.applied, before.sequence, before.duplicates),
+        (2, 2, 1)
+    );
+    // A report that came again changes nothing that must survive.
+    after.duplicates = before.duplicates;
+    after.connected_since_ms = before.connected_since_ms;
+    assert_eq!(before, after);
+}
+
+#[test]
+fn records_and_redo_together_restore_the_same_roll_at_every_slice() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talkers: Vec<_> = (0..200)
+        .map(|id| Talker::connect(&mut roll, id, 5, at(0)))
+        .collect();
+    disk.write(roll.take_group(0));
+    // A restart makes the next group begin a snapshot; reports go on between its slices.
+    let mut roll = disk.restore(at(0));
+    for round in 1..=6_u64 {
+        for talker in &talkers[..150] {
+            talker
+                .report(&mut roll, round, 0, "live", at(round))
+                .unwrap();
+        }
+        disk.write(roll.take_group(0));
+        let mut restored = disk.restore(at(0));
+        for id in 0..200 {
+            let name = format!("web-{id}");
+            let (mut now, was) = (row(&mut roll, &name), row(&mut restored, &name));
+            now.connected_since_ms = None;
+            assert_eq!(now, was, "round {round}");
+        }
+    }
+    assert_eq!(disk.records.len(), 200);
+    assert!(disk.redo.len() <= 7, "the snapshot took the old redo away");
+}
+
+#[test]
+fn silence_makes_late_then_missing_and_a_live_report_brings_up() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    disk.write(roll.take_group(0));
+    let mut presence_at = |roll: &mut Roll, ms| {
+        roll.handle_tick(at(ms));
+        roll.slaves[talker.slot].presence
+    };
+    assert_eq!(presence_at(&mut roll, 1499), Presence::Up);
+    assert_eq!(presence_at(&mut roll, 1500), Presence::Late);
+    assert_eq!(presence_at(&mut roll, 2999), Presence::Late);
+    assert_eq!(presence_at(&mut roll, 3000), Presence::Missing);
+    assert_eq!(presence_at(&mut roll, 900_000), Presence::Missing);
+    assert_eq!(
+        disk.write(roll.take_group(0)),
+        ["Presence - up>late", "Presence - late>missing"]
+    );
+    let restored = disk.restore(at(0));
+    assert_eq!(restored.slaves[0].presence, Presence::Missing);
+
+    talker
+        .report(&mut roll, 2, 0, "backlog", at(900_001))
+        .unwrap();
+    assert_eq!(
+        roll.slaves[0].presence,
+        Presence::Missing,
+        "the backlog revives nobody"
+    );
+    talker.report(&mut roll, 3, 0, "live", at(900_002)).unwrap();
+    assert_eq!(roll.slaves[0].presence, Presence::Up);
+}
+
+#[test]
+fn time_that_was_excused_counts_against_nobody() {
+    let mut roll = Disk::default().restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    roll.excuse(Duration::from_secs(100));
+    roll.handle_tick(at(101_400));
+    assert_eq!(roll.slaves[0].presence, Presence::Up);
+    roll.handle_tick(at(101_500));
+    assert_eq!(roll.slaves[0].presence, Presence::Late);
+}
+
+#[test]
+fn after_a_restart_everybody_has_the_window_and_the_dead_are_found_once() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    for id in 1..=2 {
+        let talker = Talker::connect(&mut roll, id, 7, at(0));
+        talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    }
+    disk.write(roll.take_group(0));
+    let mut roll = disk.restore(at(1_000_000));
+    roll.handle_tick(at(1_061_499));
+    assert!(!roll.has_group());
+    roll.handle_tick(at(1_070_000));
+    roll.handle_tick(at(1_080_000));
+    let events = disk.write(roll.take_group(0));
+    let missing = events
+        .iter()
+        .filter(|event| event.ends_with("late>missing"));
+    assert_eq!(missing.count(), 2);
+}
+
+#[test]
+fn a_goodbye_is_left_and_not_missing() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    let goodbye = SlaveGoodbye::default();
+    let bytes = payload(Kind::Goodbye(goodbye));
+    roll.handle_goodbye(talker.slot, &goodbye, &bytes, at(100));
+    roll.handle_tick(at(900_000));
+    assert_eq!(roll.slaves[0].presence, Presence::Left);
+    disk.write(roll.take_group(0));
+    assert_eq!(disk.restore(at(0)).slaves[0].presence, Presence::Left);
+}
+
+#[test]
+fn live_reports_run_ahead_and_the_backlog_fills_history_only() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    disk.write(roll.take_group(0));
+
+    assert_eq!(
+        talker.report(&mut roll, 4, 2, "preview", at(10)).unwrap(),
+        Taken::Previewed
+    );
+    let shown = row(&mut roll, "web-1");
+    assert_eq!(
+        (shown.applied, shown.sequence),
+        (1, 1),
+        "a preview is not counted"
+    );
+    assert_eq!(shown.health, Some(rollcall_protocol::api::Health::Critical));
+    // A crash in the middle of catching up changes nothing.
+    let told = disk.write(roll.take_group(0));
+    assert_eq!(told, ["Health - ok>critical", "Check disk ok>critical"]);
+    let mut roll = disk.restore(at(20));
+
+    talker
+        .greet(&mut roll, talker.hello(5, &[(7, 2)]), at(20))
+        .unwrap();
+    talker.report(&mut roll, 2, 0, "backlog", at(21)).unwrap();
+    talker.report(&mut roll, 3, 1, "backlog", at(22)).unwrap();
+    talker.report(&mut roll, 4, 2, "backlog", at(23)).unwrap();
+    talker.report(&mut roll, 5, 2, "live", at(24)).unwrap();
+    let told = disk.write(roll.take_group(0));
+    assert_eq!(
+        told,
+        [
+            "Health - ok>warning replayed",
+            "Check disk ok>warning replayed"
+        ],
+        "what the preview told is not told again"
+    );
+    let shown = row(&mut roll, "web-1");
+    assert_eq!((shown.applied, shown.sequence), (5, 5));
+    assert!(roll.slaves[0].catching_up.is_none());
+}
+
+#[test]
+fn a_gap_is_counted_once() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    let gap = Gap {
+        stream: 7,
+        first: 1,
+        last: 12,
+        reason: GapReason::SpoolFull.into(),
+        from_ms: 5,
+        to_ms: 6,
+    };
+    let bytes = payload(Kind::Gap(gap));
+    assert_eq!(
+        roll.handle_gap(0, &gap, &bytes, at(1)).unwrap(),
+        Taken::Applied
+    );
+    assert_eq!(
+        roll.handle_gap(0, &gap, &bytes, at(2)).unwrap(),
+        Taken::Duplicate
+    );
+    talker.report(&mut roll, 13, 0, "live", at(3)).unwrap();
+    let shown = row(&mut roll, "web-1");
+    assert_eq!((shown.gaps, shown.applied, shown.sequence), (12, 1, 13));
+}
+
+#[test]
+fn a_clone_is_refused_while_the_first_answers() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let first = Talker::connect(&mut roll, 1, 7, at(0));
+    first.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    let clone = Talker {
+        id: 1,
+        stream: 8,
+        session: 99,
+        slot: 0,
+    };
+    for ms in [10, 20, 30] {
+        let refusal = clone
+            .greet(&mut roll, clone.hello(1, &[(8, 1)]), at(ms))
+            .unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::IdConflict);
+        assert!(refusal.retry_after.is_some());
+    }
+    assert!(roll.holds(first.slot, first.session));
+    let told = disk.write(roll.take_group(0));
+    assert_eq!(
+        told.iter()
+            .filter(|event| event.starts_with("Conflict"))
+            .count(),
+        1
+    );
+    // The first one's connection is gone: it is the same slave, started anew.
+    roll.handle_disconnect(first.slot, first.session);
+    clone
+        .greet(&mut roll, clone.hello(1, &[(8, 1)]), at(40))
+        .unwrap();
+    assert_eq!(disk.write(roll.take_group(0)), ["Restart - ->-"]);
+}
+
+#[test]
+fn a_name_belongs_to_who_answers_to_it() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let old = Talker::connect(&mut roll, 1, 7, at(0));
+    old.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    let new = Talker {
+        id: 2,
+        stream: 9,
+        session: 5,
+        slot: 0,
+    };
+    let mut hello = new.hello(1, &[(9, 1)]);
+    hello.name = "web-1".into();
+    let refusal = new.greet(&mut roll, hello.clone(), at(10)).unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::NameConflict);
+    // The host was reinstalled: the old one is heard of no more.
+    roll.handle_tick(at(1500));
+    roll.handle_tick(at(3000));
+    new.greet(&mut roll, hello, at(4000)).unwrap();
+    disk.write(roll.take_group(0));
+    let mut restored = disk.restore(at(5000));
+    assert_eq!(restored.len(), 1);
+    assert_eq!(row(&mut restored, "web-1").id, "02".repeat(16));
+}
+
+#[test]
+fn sequences_that_run_backwards_are_answered_with_resync() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    for sequence in 1..=5 {
+        talker
+            .report(&mut roll, sequence, 0, "live", at(sequence))
+            .unwrap();
+    }
+    let restored_vm = talker
+        .greet(&mut roll, talker.hello(4, &[(7, 3)]), at(10))
+        .unwrap();
+    assert_eq!(restored_vm, Greeting::Resync { applied: 5 });
+    let told = disk.write(roll.take_group(0));
+    assert!(told.contains(&"Resync - ->-".to_owned()), "{told:?}");
+    assert_eq!(
+        roll.marks(0),
+        [Mark {
+            stream: 7,
+            sequence: 5
+        }]
+    );
+}

@@ -1,0 +1,281 @@
+//! The store's thread: one group, one transaction, one outcome.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rollcall_os::clock;
+use rollcall_protocol::Moment;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use tokio::sync::mpsc;
+
+use super::events;
+use super::fault::{self, Fault};
+use super::salvage;
+use super::schema::Database;
+use super::{Group, Outcome, StoreError};
+
+/// The pause before the first retry of a group; it doubles up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest pause between two tries.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How often old events are looked for, when the last look found few.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether the thread goes on to the next group.
+enum Next {
+    Group,
+    End,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(super) struct Writer {
+    database: Database,
+    directory: PathBuf,
+    history_keep_ms: i64,
+    sweep_at: Moment,
+    groups: Receiver<Group>,
+    outcomes: mpsc::Sender<Outcome>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        database: Database,
+        history_keep: Duration,
+        groups: Receiver<Group>,
+        outcomes: mpsc::Sender<Outcome>,
+    ) -> Self {
+        let directory = database.path.parent().unwrap_or(Path::new(".")).to_owned();
+        Self {
+            database,
+            directory,
+            history_keep_ms: i64::try_from(history_keep.as_millis()).unwrap_or(i64::MAX),
+            sweep_at: Moment::ZERO,
+            groups,
+            outcomes,
+        }
+    }
+
+    /// Commits groups until the handle is dropped or the disk fails.
+    pub(super) fn run(mut self) {
+        while let Ok(group) = self.groups.recv() {
+            match self.persist(&group) {
+                Next::Group => {}
+                Next::End => break,
+            }
+        }
+        // The last connection to close folds the log into the database; the next start would do it, too.
+        if let Err((_still_open, error)) = self.database.connection.close() {
+            tracing::warn!(event = "store_close_failed", error = %error, "the database was not closed cleanly");
+        }
+    }
+
+    /// Works on one group until it is on disk, or the handle is dropped, or there is no hope.
+    fn persist(&mut self, group: &Group) -> Next {
+        let mut degraded: Option<String> = None;
+        let mut pause = RETRY_PAUSE_MIN;
+        loop {
+            let error = match self.attempt(group, degraded.is_some()) {
+                Ok(took) => return self.committed(group, took, degraded.is_some()),
+                Err(error) => error,
+            };
+            match fault::classify(&error, &self.directory) {
+                Fault::Passing { reason, errno } => {
+                    if degraded.as_ref() != Some(&reason) {
+                        self.degraded(&reason, errno, &error);
+                        degraded = Some(reason);
+                    }
+                }
+                fault @ (Fault::Damaged | Fault::Final) => {
+                    return self.failed(fault == Fault::Damaged, error);
+                }
+            }
+            match self.groups.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(RETRY_PAUSE_MAX),
+                Err(RecvTimeoutError::Disconnected) => {
+                    tracing::warn!(
+                        event = "store_group_dropped",
+                        group = group.id,
+                        "the daemon ends while the store is degraded: the last group was not stored and not acked"
+                    );
+                    return Next::End;
+                }
+                Ok(second) => {
+                    return self.fail(StoreError::TwoGroups {
+                        first: group.id,
+                        second: second.id,
+                    });
+                }
+            }
+        }
+    }
+
+    /// One transaction. On an error nothing of the group is on disk, with one exception that a
+    /// retry asks for: the error came after the commit had become durable.
+    fn attempt(&mut self, group: &Group, retry: bool) -> rusqlite::Result<Duration> {
+        let begun = clock::boot();
+        let sweep = begun >= self.sweep_at;
+        let transaction = self
+            .database
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if retry && is_committed(&transaction, group)? {
+            return Ok(clock::boot().saturating_since(begun));
+        }
+        write(&transaction, group)?;
+        let mut sweep_again = false;
+        if sweep {
+            let before_ms = clock::wall_ms().saturating_sub(self.history_keep_ms);
+            sweep_again = events::sweep(&transaction, before_ms)?;
+        }
+        transaction.commit()?;
+        if sweep && !sweep_again {
+            self.sweep_at = begun + SWEEP_EVERY;
+        }
+        Ok(clock::boot().saturating_since(begun))
+    }
+
+    fn committed(&self, group: &Group, took: Duration, was_degraded: bool) -> Next {
+        if was_degraded {
+            tracing::info!(
+                event = "store_recovered",
+                group = group.id,
+                "the store writes again"
+            );
+        }
+        self.send(Outcome::Committed {
+            id: group.id,
+            took,
+            bytes: u64::try_from(group.redo.len()).unwrap_or(u64::MAX),
+        })
+    }
+
+    fn degraded(&self, reason: &str, errno: Option<i32>, error: &rusqlite::Error) {
+        tracing::warn!(
+            event = "store_degraded",
+            reason,
+            errno,
+            error = %error,
+            "the store cannot write: nothing is acked until it can"
+        );
+        self.send(Outcome::Degraded {
+            reason: reason.to_owned(),
+            errno,
+        });
+    }
+
+    fn failed(&self, damaged: bool, source: rusqlite::Error) -> Next {
+        if damaged {
+            salvage::mark_suspect(&self.database.path);
+        }
+        let error = self.database.fault("write", source);
+        self.fail(error)
+    }
+
+    fn fail(&self, error: StoreError) -> Next {
+        tracing::error!(event = "store_failed", error = %error, "the store gives up");
+        self.send(Outcome::Failed { error });
+        Next::End
+    }
+
+    /// Ends the thread if nobody listens any more.
+    fn send(&self, outcome: Outcome) -> Next {
+        match self.outcomes.blocking_send(outcome) {
+            Ok(()) => Next::Group,
+            Err(_nobody) => Next::End,
+        }
+    }
+}
+
+fn is_committed(connection: &Connection, group: &Group) -> rusqlite::Result<bool> {
+    let next: i64 = connection.query_row("SELECT next_group FROM state", [], |row| row.get(0))?;
+    Ok(next > as_i64(group.id)?)
+}
+
+/// The whole group, inside the caller's transaction.
+pub(super) fn write(transaction: &Transaction<'_>, group: &Group) -> rusqlite::Result<()> {
+    let id = as_i64(group.id)?;
+    if !group.redo.is_empty() {
+        transaction
+            .prepare_cached("INSERT INTO redo (group_id, reports) VALUES (?1, ?2)")?
+            .execute(params![id, group.redo])?;
+    }
+    for record in &group.records {
+        transaction
+            .prepare_cached(
+                "INSERT INTO slaves (id, name, presence, health, last_seen_ms, record)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (id) DO UPDATE SET name = ?2, presence = ?3, health = ?4, last_seen_ms = ?5, record = ?6",
+            )?
+            .execute(params![
+                record.id,
+                record.name,
+                record.presence,
+                record.health,
+                record.last_seen_ms,
+                record.blob
+            ])?;
+    }
+    for slave in &group.forgotten {
+        transaction
+            .prepare_cached("DELETE FROM slaves WHERE id = ?1")?
+            .execute([slave])?;
+    }
+    if let Some(below) = group.forget_redo_below {
+        transaction
+            .prepare_cached("DELETE FROM redo WHERE group_id < ?1")?
+            .execute([as_i64(below)?])?;
+    }
+    let newest_event = events::insert(transaction, &group.events)?;
+    transaction
+        .prepare_cached(
+            "UPDATE state SET listening_at_ms = ?1, next_group = ?2, next_event = max(next_event, ?3)",
+        )?
+        .execute([
+            group.listening_at_ms,
+            id.saturating_add(1),
+            newest_event.saturating_add(1),
+        ])?;
+    Ok(())
+}
+
+fn as_i64(id: u64) -> rusqlite::Result<i64> {
+    i64::try_from(id).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    #[test]
+    fn a_retry_of_a_group_that_had_become_durable_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = schema::open(&folder.path().join("master.db")).unwrap();
+        let (_groups, groups_in) = std::sync::mpsc::sync_channel(1);
+        let (outcomes, _outcomes_in) = mpsc::channel(1);
+        let mut writer = Writer::new(database, Duration::MAX, groups_in, outcomes);
+        let group = Group {
+            id: 4,
+            redo: vec![1],
+            ..Group::default()
+        };
+        writer.attempt(&group, false).unwrap();
+        writer.attempt(&group, true).unwrap();
+        // Without the question a second write of the group is an error, not a second row.
+        writer.attempt(&group, false).unwrap_err();
+        let next = Group {
+            id: 5,
+            redo: vec![1],
+            ..Group::default()
+        };
+        writer.attempt(&next, true).unwrap();
+        let rows: i64 = writer
+            .database
+            .connection
+            .query_row("SELECT count(*) FROM redo", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(rows, 2);
+    }
+}

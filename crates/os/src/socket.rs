@@ -1,0 +1,178 @@
+//! TCP sockets as Rollcall wants them: how they listen, how they notice a dead peer, and how bytes
+//! are looked at before they are taken.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rollcall_protocol::limits::FRAME_BYTES_MAX;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// Connections that the kernel completes and queues until they are accepted. `net.core.somaxconn`
+/// caps it (listen(2)); a short queue makes clients wait 1, 2, 4 s for the retries of their SYN.
+pub const BACKLOG: u16 = 4096;
+
+/// How a connection notices that its peer is gone.
+///
+/// Both are needed: the user timeout bounds unacked data only, keepalive sees a dead peer on an idle
+/// connection (tcp(7), RFC 5482).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liveness {
+    /// Idle time before the first keepalive probe (TCP_KEEPIDLE), whole seconds.
+    pub keepalive_idle: Duration,
+    /// Time between two probes (TCP_KEEPINTVL), whole seconds; the third lost one ends the connection.
+    pub keepalive_interval: Duration,
+    /// How long sent data may stay unacked by the peer's kernel (TCP_USER_TIMEOUT).
+    pub user_timeout: Duration,
+}
+
+/// Why an address can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address}: {source}; {remedy}")]
+pub struct ListenError {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub source: io::Error,
+    remedy: &'static str,
+}
+
+impl ListenError {
+    fn new(address: SocketAddr, source: io::Error) -> Self {
+        let remedy = match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another process has this port (see `ss -tlnp`): stop it, or configure another port"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "this host has no such address (see `ip address`): correct it in the configuration"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE: configure a higher one"
+            }
+            _ => "check the address in the configuration",
+        };
+        Self {
+            address,
+            source,
+            remedy,
+        }
+    }
+
+    /// Whether the port is taken, which it may be for a moment while a killed process still lets go
+    /// of its sockets.
+    pub fn is_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+/// Listens on `address`, non-blocking.
+///
+/// SO_REUSEADDR lets it bind while connections of an earlier listener, which must have set it too,
+/// are in TIME_WAIT or still held elsewhere (socket(7)). SO_REUSEPORT is never set: with it, closing
+/// one of two listeners resets the connections that are queued on it. An IPv6 address takes IPv6
+/// only, so that it never depends on a sysctl whether the same port is free on IPv4.
+///
+/// # Errors
+/// [`ListenError`] with the remedy.
+pub fn listen(address: SocketAddr, backlog: u16) -> Result<TcpListener, ListenError> {
+    let open = || -> io::Result<Socket> {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(i32::from(backlog))?;
+        Ok(socket)
+    };
+    match open() {
+        Ok(socket) => Ok(socket.into()),
+        Err(source) => Err(ListenError::new(address, source)),
+    }
+}
+
+/// Prepares an accepted or connected socket: acks and reports leave at once (TCP_NODELAY), a dead
+/// peer is noticed.
+///
+/// # Errors
+/// What setsockopt(2) says; the connection is of no use then.
+pub fn tune(socket: &impl AsFd, liveness: &Liveness) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(liveness.keepalive_idle)
+            .with_interval(liveness.keepalive_interval)
+            .with_retries(3),
+    )?;
+    socket.set_tcp_user_timeout(Some(liveness.user_timeout))
+}
+
+/// Looks at what has been received and leaves it in the kernel's buffer (MSG_PEEK, recv(2)).
+/// Returns the number of bytes; 0 at the end of the stream.
+///
+/// # Errors
+/// `WouldBlock` if there is nothing; otherwise the connection is broken.
+pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    receive(socket, buffer, RecvFlags::PEEK)
+}
+
+/// Takes `count` bytes that were peeked out of the kernel's buffer without copying them (MSG_TRUNC
+/// on a TCP socket, tcp(7)). `scratch` bounds one call and is not written to.
+///
+/// # Errors
+/// `UnexpectedEof` if the kernel has fewer bytes, which it can't after a peek; otherwise the
+/// connection is broken.
+pub fn discard(socket: impl AsFd, count: usize, scratch: &mut [u8]) -> io::Result<()> {
+    let mut left = count;
+    while left > 0 {
+        let part = left.min(scratch.len());
+        match receive(&socket, &mut scratch[..part], RecvFlags::TRUNC)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            taken => left -= taken,
+        }
+    }
+    Ok(())
+}
+
+fn receive(socket: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+    loop {
+        match recv(&socket, &mut *buffer, flags) {
+            Err(Errno::INTR) => {}
+            // With MSG_TRUNC the second number may exceed the buffer on datagram sockets only.
+            received => return received.map(|(_, bytes)| bytes).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Makes room for a whole frame in the kernel's receive buffer.
+///
+/// Bytes that are only peeked stay there, and the kernel grows the buffer by itself only as bytes
+/// are taken out: a frame larger than the advertised window would never become whole. To be called
+/// when a large frame has arrived in part. The kernel doubles the value for its own bookkeeping
+/// (SO_RCVBUF, socket(7)).
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn make_room_for_frame(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let wanted = 3 * FRAME_BYTES_MAX;
+    if socket.recv_buffer_size()? < wanted {
+        socket.set_recv_buffer_size(wanted)?;
+    }
+    Ok(())
+}
+
+/// Reads and drops what is there, without blocking. Returns true at the end of the stream.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there now; otherwise the connection is broken.
+pub fn drain(socket: &impl AsFd) -> io::Result<bool> {
+    let mut scratch = [MaybeUninit::uninit(); 4096];
+    Ok(SockRef::from(socket).recv(&mut scratch)? == 0)
+}
