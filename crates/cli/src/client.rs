@@ -1,7 +1,7 @@
 //! The master's HTTP side, as its reader sees it.
 
 use std::fmt;
-use std::io::{BufReader, ErrorKind};
+use std::io::BufReader;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -22,10 +22,6 @@ use crate::url::MasterUrl;
 use crate::words;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A whole answer; a large fleet over a slow line must fit.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// A stream of events without a sign of life for so long is given up and taken up again.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Largest answer in bytes: over a hundred thousand slaves.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 /// Largest text of an error that is shown, in bytes.
@@ -96,11 +92,10 @@ impl ClientError {
         else {
             return false;
         };
-        source.kind() == ErrorKind::TimedOut
-            || source
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<ureq::Error>())
-                .is_some_and(|error| matches!(error, ureq::Error::Timeout(Timeout::PerRead)))
+        source
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<ureq::Error>())
+            .is_some_and(|error| matches!(error, ureq::Error::Timeout(Timeout::PerRead)))
     }
 
     /// With the exit code that tells scripts the same.
@@ -112,6 +107,23 @@ impl ClientError {
         };
         ExitError::new(exit, self)
     }
+}
+
+/// How long to be patient with the master.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For a whole answer, or the beginning of a stream.
+    pub(crate) answer: Duration,
+    /// For a sign of life in a stream of events, before it is given up and taken up again.
+    pub(crate) silence: Duration,
+}
+
+impl Patience {
+    /// A large fleet over a slow line must fit.
+    pub(crate) const USUAL: Self = Self {
+        answer: Duration::from_secs(60),
+        silence: Duration::from_secs(60),
+    };
 }
 
 /// Which events.
@@ -142,12 +154,7 @@ pub(crate) struct Client {
 
 impl Client {
     /// The master at `url`. Nothing is sent yet.
-    pub(crate) fn new(url: MasterUrl) -> Self {
-        Self::with_answer_timeout(url, ANSWER_TIMEOUT)
-    }
-
-    /// The master at `url`, which may take so long for an answer, a stream of events excepted.
-    pub(crate) fn with_answer_timeout(url: MasterUrl, timeout: Duration) -> Self {
+    pub(crate) fn new(url: MasterUrl, patience: Patience) -> Self {
         let base = || {
             Agent::config_builder()
                 // The environment's proxy is meant for the web, not for the own fleet.
@@ -161,12 +168,12 @@ impl Client {
         Self {
             url,
             answers: base()
-                .timeout_global(Some(ANSWER_TIMEOUT))
+                .timeout_global(Some(patience.answer))
                 .build()
                 .new_agent(),
             streams: base()
-                .timeout_recv_response(Some(timeout))
-                .timeout_per_read(Some(SILENCE_MAX))
+                .timeout_recv_response(Some(patience.answer))
+                .timeout_per_read(Some(patience.silence))
                 .build()
                 .new_agent(),
             clock_skew_ms: AtomicI64::new(0),
@@ -383,4 +390,67 @@ fn clock_skew_ms(answer: &Response<Body>) -> Option<i64> {
     } else {
         skew_ms
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    const SHORT: Patience = Patience {
+        answer: Duration::from_secs(10),
+        silence: Duration::from_millis(100),
+    };
+
+    #[test]
+    fn a_silent_stream_is_told_from_one_that_broke() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(listener.local_addr().unwrap().into(), SHORT);
+        let master = thread::spawn(move || {
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n:alive\n\n";
+            let (mut silent, _) = listener.accept().unwrap();
+            silent.write_all(head.as_bytes()).unwrap();
+            let (mut broken, _) = listener.accept().unwrap();
+            broken.write_all(head.as_bytes()).unwrap();
+            drop(broken);
+            // Held until the client lets go of it.
+            drop(silent.read_to_end(&mut Vec::new()));
+        });
+        let mut silent = client.follow(&EventFilter::default()).unwrap();
+        let error = silent.next().unwrap_err();
+        assert!(error.is_silence() && error.is_passing(), "{error:?}");
+        let error = client
+            .follow(&EventFilter::default())
+            .unwrap()
+            .next()
+            .unwrap_err();
+        assert!(!error.is_silence() && error.is_passing(), "{error:?}");
+        drop(silent);
+        master.join().unwrap();
+    }
+
+    #[test]
+    fn times_are_read_by_the_master_s_clock() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(listener.local_addr().unwrap().into(), SHORT);
+        let master = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let answer = "HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 2099 00:00:00 GMT\r\n\
+                          content-length: 13\r\n\r\n{\"slaves\":[]}";
+            stream.write_all(answer.as_bytes()).unwrap();
+            drop(stream.read_to_end(&mut Vec::new()));
+        });
+        client.slaves().unwrap();
+        let expected_ms = 4_070_908_800_000;
+        let now_ms = client.now_ms();
+        assert!(
+            (expected_ms..expected_ms + 60_000).contains(&now_ms),
+            "{now_ms}"
+        );
+        drop(client);
+        master.join().unwrap();
+    }
 }

@@ -28,7 +28,7 @@ use clap::Parser;
 use rollcall_os::exit::{Exit, ExitError};
 
 use crate::args::{Cli, Command};
-use crate::client::Client;
+use crate::client::{Client, Patience};
 use crate::output::{Output, OutputError};
 
 fn main() -> ExitCode {
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let mut out = Output::new(cli.color);
-    let client = || Arc::new(Client::new(cli.master.clone()));
+    let client = || Arc::new(Client::new(cli.master.clone(), Patience::USUAL));
     match &cli.command {
         Command::Ls(args) => ls::run(&client(), args, &mut out),
         Command::Show(args) => show::run(&client(), args, &mut out),

@@ -1,6 +1,7 @@
 //! Colour: when, and which.
 
 use std::env;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::IsTerminal;
 
@@ -61,14 +62,23 @@ impl Tone {
 
 /// Whether standard output is coloured under `choice`, on this terminal and in this environment.
 pub(crate) fn resolve(choice: ColorChoice) -> bool {
+    decide(choice, std::io::stdout().is_terminal(), |name| {
+        env::var_os(name)
+    })
+}
+
+fn decide(
+    choice: ColorChoice,
+    is_terminal: bool,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> bool {
     match choice {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
         ColorChoice::Auto => {
-            let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-            std::io::stdout().is_terminal()
-                && !is_set("NO_COLOR")
-                && env::var_os("TERM").is_none_or(|term| term != "dumb")
+            is_terminal
+                && variable("NO_COLOR").is_none_or(|value| value.is_empty())
+                && variable("TERM").is_none_or(|term| term != "dumb")
         }
     }
 }
@@ -93,7 +103,23 @@ pub(crate) fn paint(text: impl Display, tone: Tone, colored: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tone, paint};
+    use super::{ColorChoice, Tone, decide, paint};
+
+    #[test]
+    fn only_a_terminal_is_colored_and_the_environment_may_object() {
+        let auto = |is_terminal, variables: &[(&str, &str)]| {
+            decide(ColorChoice::Auto, is_terminal, |asked_for| {
+                let found = variables.iter().find(|(name, _)| *name == asked_for);
+                found.map(|(_, value)| value.into())
+            })
+        };
+        assert!(auto(true, &[("TERM", "xterm"), ("NO_COLOR", "")]));
+        assert!(!auto(false, &[("TERM", "xterm")]));
+        assert!(!auto(true, &[("TERM", "xterm"), ("NO_COLOR", "1")]));
+        assert!(!auto(true, &[("TERM", "dumb")]));
+        assert!(decide(ColorChoice::Always, false, |_| Some("1".into())));
+        assert!(!decide(ColorChoice::Never, true, |_| None));
+    }
 
     #[test]
     fn bare_when_not_colored() {

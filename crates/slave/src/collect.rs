@@ -52,7 +52,10 @@ impl Config {
     /// The plugins, and the probe that runs as one.
     fn jobs(&self) -> Vec<Job> {
         let systemd = self.probes.systemd.as_ref().and_then(probe::systemd::job);
-        systemd.into_iter().chain(self.checks.jobs.clone()).collect()
+        systemd
+            .into_iter()
+            .chain(self.checks.jobs.clone())
+            .collect()
     }
 }
 

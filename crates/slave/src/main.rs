@@ -1,8 +1,8 @@
 //! The slave agent.
 
-mod link;
 mod check;
 mod collect;
+mod link;
 mod config {
     pub(crate) mod check;
     pub(crate) mod probe;

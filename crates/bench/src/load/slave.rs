@@ -335,7 +335,7 @@ impl Slave {
             return Err(Fault::Violation(ErrorKind::BadAck));
         }
         if ack.sequence <= self.acked {
-            tally.repeated_acks += 1;
+            self.acked_total += 1; tally.repeated_acks += 1;
             return Ok(());
         }
         if let Some(lost_at) = self.lost_at.take() {

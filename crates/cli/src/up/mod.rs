@@ -36,15 +36,18 @@ use self::programs::Programs;
 use self::screen::Screen;
 use self::watch::Happening;
 use crate::args::UpArgs;
-use crate::client::Client;
+use crate::client::{Client, Patience};
 use crate::output::Output;
 
 /// The time that both daemons together may take until the slave is on the roll.
 const START_MAX: Duration = Duration::from_secs(30);
 /// How often a starting daemon is asked.
 const ASK_EVERY: Duration = Duration::from_millis(20);
-/// The time that an answer on loopback may take.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// A signal must not wait long for an answer of a master that hangs.
+const LOOPBACK: Patience = Patience {
+    answer: Duration::from_secs(2),
+    ..Patience::USUAL
+};
 /// The time that a daemon may take to end after SIGTERM; then comes SIGKILL.
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Starts of the master that may fail because another process took the port in between.
@@ -122,7 +125,7 @@ impl Up<'_> {
                 master: self.start(Role::Master, &config)?,
                 slave: None,
             };
-            let client = Client::with_answer_timeout(ports.url(), ANSWER_MAX);
+            let client = Client::new(ports.url(), LOOPBACK);
             // Any answer will do: one that can't store is told of when the slave is not acked.
             match self.wait_until(|| client.readiness().is_ok())? {
                 Waited::Ready => {
@@ -161,7 +164,7 @@ impl Up<'_> {
             config.interval
         ))?;
         let slave_pid = slave.pid();
-        let client = Arc::new(Client::with_answer_timeout(ports.url(), ANSWER_MAX));
+        let client = Arc::new(Client::new(ports.url(), LOOPBACK));
         let started_ms = self.started_ms;
         // The durable roll may still show the slave of an earlier run.
         let is_up = || {

@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -66,16 +68,27 @@ impl Trial {
         let config = self.file("dir/master.toml");
         let config = wait_for("the master's configuration", || read_config(&config));
         let address: SocketAddr = config["http"]["address"].as_str().unwrap().parse().unwrap();
-        FakeMaster::serve(TcpListener::bind(address).unwrap(), |request| match request
-            .target
-            .split('?')
-            .next()
-        {
-            Some("/readyz") => ok(r#"{"ready":true,"reason":null}"#),
-            Some("/v1/slaves") => ok(&slaves(&[slave("web-1", "up", clock::wall_ms())])),
-            _ => stream(&fake::message(1, "hello")),
+        let asked = Arc::new(AtomicU32::new(0));
+        let asks = Arc::clone(&asked);
+        // The roll is that of an earlier run at first.
+        let last_seen_ms = move || match asks.fetch_add(1, Ordering::SeqCst) {
+            0..3 => 1,
+            _ => clock::wall_ms(),
+        };
+        FakeMaster::serve(TcpListener::bind(address).unwrap(), move |request| {
+            let path = request.target.split('?').next();
+            match path {
+                Some("/readyz") => ok(r#"{"ready":true,"reason":null}"#),
+                Some("/v1/slaves") => ok(&slaves(&[slave("web-1", "up", last_seen_ms())])),
+                _ => stream(&fake::message(1, "hello")),
+            }
         });
         up.wait_for_line("up in ");
+        assert!(
+            asked.load(Ordering::SeqCst) > 3,
+            "up by an old roll: {:#?}",
+            up.lines
+        );
         wait_for("both pids", || {
             (self.pid("master").is_some() && self.pid("slave").is_some()).then_some(())
         });
@@ -183,6 +196,19 @@ fn a_daemon_that_dies_ends_the_other_and_shows_its_log() {
     );
     assert!(output.contains("disk on fire"), "{output}");
     assert_eq!(trial.ends(), ["master"], "{output}");
+}
+
+#[test]
+fn a_daemon_that_ends_badly_when_asked_to_is_told() {
+    let bad = WILLING.replace("exit 0", "echo spool torn; exit 74");
+    let trial = Trial::new(WILLING, &bad);
+    let up = trial.up(&[]);
+    up.signal(Signal::INT);
+    let (status, output) = up.end();
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("the slave ended with code 74"), "{output}");
+    assert!(output.contains("spool torn"), "{output}");
+    assert_eq!(trial.ends(), ["slave", "master"], "{output}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Between two reports a connection holds no buffer: it looks through the reactor's shared one, and
 //! what is not acked yet is still in the kernel.
 
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use std::io;

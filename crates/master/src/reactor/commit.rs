@@ -69,10 +69,11 @@ impl Reactor {
             tokio::task::yield_now().await;
             let (gathered, published) = self.take_group();
             let Gathered { group, events } = gathered;
+            let id = group.id;
             if store.commit(group).is_err() {
                 return StoreError::Panicked.into();
             }
-            if let Err(failure) = self.await_commit(outcomes).await {
+            if let Err(failure) = self.await_commit(id, outcomes).await {
                 return failure;
             }
             self.tell(&events);
@@ -102,11 +103,13 @@ impl Reactor {
 
     async fn await_commit(
         &self,
+        group: u64,
         outcomes: &mut mpsc::Receiver<Outcome>,
     ) -> Result<(), CoreFailure> {
         loop {
             match outcomes.recv().await {
-                Some(Outcome::Committed { took, bytes, .. }) => {
+                Some(Outcome::Committed { id, took, bytes }) => {
+                    debug_assert_eq!(id, group, "one group at a time");
                     self.stats().committed(took, bytes);
                     break;
                 }

@@ -121,7 +121,7 @@ impl Talker {
     }
 
     fn connect(roll: &mut Roll, id: u8, stream: u64, now: Stamp) -> Self {
-        let session = now.at.since_origin().as_nanos() as u64 + u64::from(id);
+        let session = u64::try_from(now.at.since_origin().as_nanos()).unwrap() + u64::from(id);
         let mut talker = Self {
             id,
             stream,
@@ -252,7 +252,7 @@ fn silence_makes_late_then_missing_and_a_live_report_brings_up() {
     let talker = Talker::connect(&mut roll, 1, 7, at(0));
     talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
     disk.write(roll.take_group(0));
-    let mut presence_at = |roll: &mut Roll, ms| {
+    let presence_at = |roll: &mut Roll, ms| {
         roll.handle_tick(at(ms));
         roll.slaves[talker.slot].presence
     };
@@ -375,7 +375,7 @@ fn live_reports_run_ahead_and_the_backlog_fills_history_only() {
 
 #[test]
 fn a_gap_is_counted_once() {
-    let mut disk = Disk::default();
+    let disk = Disk::default();
     let mut roll = disk.restore(at(0));
     let talker = Talker::connect(&mut roll, 1, 7, at(0));
     let gap = Gap {

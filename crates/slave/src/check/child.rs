@@ -122,7 +122,12 @@ pub(crate) async fn run(program: &Program, cancel: &CancellationToken) -> (Run, 
     let started = match started {
         Ok(Ok(started)) => started,
         Ok(Err(error)) => return (Run::silent(Ended::Failed(error)), None),
-        Err(_) => return (Run::silent(Ended::Failed(io::Error::other("its thread ended"))), None),
+        Err(_) => {
+            return (
+                Run::silent(Ended::Failed(io::Error::other("its thread ended"))),
+                None,
+            );
+        }
     };
     watch(program, started, exits, deadline, cancel).await
 }
@@ -164,7 +169,14 @@ async fn watch(
             Some(Remains::Running(group, exits)),
         ),
     };
-    (Run { ended, stdout, stderr }, remains)
+    (
+        Run {
+            ended,
+            stdout,
+            stderr,
+        },
+        remains,
+    )
 }
 
 /// Waits for the leader's exit, for `time` at most, while the pipes are drained.
@@ -232,3 +244,6 @@ fn spawn(program: &Program) -> io::Result<Started> {
         _ => Err(io::Error::other("the child has no pipes")),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

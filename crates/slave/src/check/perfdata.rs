@@ -88,7 +88,8 @@ fn quantity(text: &str) -> Option<(f64, &str)> {
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits + exponent(&text[digits..]));
     let value: f64 = number.parse().ok()?;
-    let unit_is_sane = !unit.contains(|c: char| c.is_ascii_digit() || matches!(c, '\'' | '"' | ','));
+    let unit_is_sane =
+        !unit.contains(|c: char| c.is_ascii_digit() || matches!(c, '\'' | '"' | ','));
     (value.is_finite() && unit_is_sane).then_some((value, unit))
 }
 
@@ -147,7 +148,10 @@ mod tests {
     #[test]
     fn labels_may_be_quoted() {
         let (metrics, malformed) = read("'C:\\ used'=12%;80;90 'it''s = odd'=3 ''=1 'open=2");
-        assert_eq!(metrics, [one("C:\\ used", 12.0, "%"), one("it's = odd", 3.0, "")]);
+        assert_eq!(
+            metrics,
+            [one("C:\\ used", 12.0, "%"), one("it's = odd", 3.0, "")]
+        );
         assert_eq!(malformed, 2, "an empty and an open label");
     }
 
@@ -168,7 +172,8 @@ mod tests {
 
     #[test]
     fn what_is_no_number_gives_no_metric() {
-        let (metrics, malformed) = read("unknown=U;1;2 a=nan b=inf c=1,5s d= e f=1-2 Physical Memory=4 g=1e999");
+        let (metrics, malformed) =
+            read("unknown=U;1;2 a=nan b=inf c=1,5s d= e f=1-2 Physical Memory=4 g=1e999");
         assert_eq!(metrics, [one("Memory", 4.0, "")]);
         assert_eq!(malformed, 8);
     }

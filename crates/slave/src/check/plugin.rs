@@ -149,7 +149,10 @@ mod tests {
             (2, Health::Critical),
             (3, Health::Unknown),
         ] {
-            assert_eq!(state_and_text(exited(code), "said\n", ""), (state, "said".to_owned()));
+            assert_eq!(
+                state_and_text(exited(code), "said\n", ""),
+                (state, "said".to_owned())
+            );
         }
     }
 
@@ -157,9 +160,18 @@ mod tests {
     fn any_other_end_is_unknown_and_says_why() {
         for (ended, text) in [
             (exited(4), "exit code 4 is none of 0 to 3: said"),
-            (exited(127), "exit code 127 (by the shell's custom: command not found): said"),
-            (Ended::Exited(ExitStatus::from_raw(11)), "ended by signal 11: said"),
-            (Ended::TimedOut(Duration::from_secs(10)), "timed out after 10s and was ended: said"),
+            (
+                exited(127),
+                "exit code 127 (by the shell's custom: command not found): said",
+            ),
+            (
+                Ended::Exited(ExitStatus::from_raw(11)),
+                "ended by signal 11: said",
+            ),
+            (
+                Ended::TimedOut(Duration::from_secs(10)),
+                "timed out after 10s and was ended: said",
+            ),
             (
                 Ended::Failed(io::Error::from_raw_os_error(2)),
                 "can't be run: No such file or directory (os error 2)",
@@ -178,7 +190,10 @@ mod tests {
         let (_, text) = state_and_text(exited(2), "\n", "\n sh: 1: Syntax error\nmore");
         assert_eq!(text, "sh: 1: Syntax error");
         assert_eq!(state_and_text(exited(0), "", "").1, "(no output)");
-        assert_eq!(state_and_text(exited(0), "fine", "warning: noise").1, "fine");
+        assert_eq!(
+            state_and_text(exited(0), "fine", "warning: noise").1,
+            "fine"
+        );
     }
 
     #[test]
@@ -186,7 +201,11 @@ mod tests {
         let output = "DISK OK | '/ used'=1B\nlong\ntext | b=2;;|\nc=3%\n\nd=4 e=5\n";
         let found = judge("test", &run(exited(0), output, "")).unwrap();
         assert_eq!(found.text, "DISK OK");
-        let names: Vec<_> = found.metrics.iter().map(|metric| metric.name.as_str()).collect();
+        let names: Vec<_> = found
+            .metrics
+            .iter()
+            .map(|metric| metric.name.as_str())
+            .collect();
         assert_eq!(names, ["/ used", "b", "c", "d", "e"]);
     }
 }

@@ -113,7 +113,7 @@ impl Scheduler {
     fn add(&mut self, jobs: Vec<Job>, ending: &HashMap<String, CancellationToken>) {
         let count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         for (position, job) in (0..).zip(jobs) {
-            let first = job.interval.min(STAGGER_MAX) / count * position;
+            let first = stagger(job.interval, position, count);
             let running = Running {
                 job: Arc::new(job),
                 cancel: self.stop.child_token(),
@@ -157,6 +157,11 @@ impl Scheduler {
         // Those that are late are dropped, and their groups killed, with `self.tasks`.
         let _ = timeout(TERM_GRACE + STOP_WAIT, all).await;
     }
+}
+
+/// When the check at `position` of `count` runs first.
+fn stagger(interval: Duration, position: u32, count: u32) -> Duration {
+    interval.min(STAGGER_MAX) / count.max(1) * position
 }
 
 /// The life of one check. Its runs never overlap, and a tick that passes meanwhile is skipped.
@@ -204,3 +209,6 @@ async fn repeat(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

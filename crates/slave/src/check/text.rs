@@ -78,7 +78,10 @@ mod tests {
 
     #[test]
     fn long_names_stay_distinct() {
-        let (a, b) = (format!("{}a", "/x".repeat(99)), format!("{}b", "/x".repeat(99)));
+        let (a, b) = (
+            format!("{}a", "/x".repeat(99)),
+            format!("{}b", "/x".repeat(99)),
+        );
         let (short_a, short_b) = (distinct(&a, 64), distinct(&b, 64));
         assert_ne!(short_a, short_b);
         assert!(short_a.len() <= 64 && short_b.len() <= 64);

@@ -166,15 +166,24 @@ mod tests {
 
     #[test]
     fn what_fits_is_left_alone_and_ordered() {
-        let (a, b) = (check("a", Health::Ok, 10, 3), check("b", Health::Critical, 1024, 3));
+        let (a, b) = (
+            check("a", Health::Ok, 10, 3),
+            check("b", Health::Critical, 1024, 3),
+        );
         let status = fit(vec![b.clone(), a.clone()]);
         assert_eq!(status.checks, [a, b]);
     }
 
     #[test]
     fn of_two_alike_the_worse_stays() {
-        let (good, bad) = (check("a", Health::Ok, 1, 0), check("a", Health::Warning, 1, 0));
-        assert_eq!(fit(vec![bad.clone(), good.clone()]).checks, std::slice::from_ref(&bad));
+        let (good, bad) = (
+            check("a", Health::Ok, 1, 0),
+            check("a", Health::Warning, 1, 0),
+        );
+        assert_eq!(
+            fit(vec![bad.clone(), good.clone()]).checks,
+            std::slice::from_ref(&bad)
+        );
         assert_eq!(fit(vec![good, bad.clone()]).checks, [bad]);
     }
 
@@ -186,10 +195,23 @@ mod tests {
         checks.push(check("many", Health::Ok, 1000, METRICS_MAX));
         let status = fit(checks);
         assert!(frame_bytes(status.clone()) <= limits::FRAME_PAYLOAD_BYTES_MAX);
-        assert!(status.checks.iter().all(|check| check.name == AGENT_CHECK || check.text.len() == 1000));
+        assert!(
+            status
+                .checks
+                .iter()
+                .all(|check| check.name == AGENT_CHECK || check.text.len() == 1000)
+        );
         let text = agent_text(&status).unwrap();
-        assert!(text.starts_with("the report is too large; left out: the metrics of "), "{text}");
-        let with_metrics = |name: &str| status.checks.iter().any(|c| c.name == name && !c.metrics.is_empty());
+        assert!(
+            text.starts_with("the report is too large; left out: the metrics of "),
+            "{text}"
+        );
+        let with_metrics = |name: &str| {
+            status
+                .checks
+                .iter()
+                .any(|c| c.name == name && !c.metrics.is_empty())
+        };
         assert!(!with_metrics("many"));
         assert!(status.checks.iter().any(|check| !check.metrics.is_empty()));
     }
@@ -205,7 +227,9 @@ mod tests {
         assert!(status.checks.iter().any(|check| check.name == "zzz"));
         assert_eq!(
             agent_text(&status),
-            Some("the report is too large; left out: 146 checks, the metrics of 254 checks, all text beyond 64 bytes")
+            Some(
+                "the report is too large; left out: 146 checks, the metrics of 254 checks, all text beyond 64 bytes"
+            )
         );
         assert!(frame_bytes(status) <= limits::FRAME_PAYLOAD_BYTES_MAX);
     }

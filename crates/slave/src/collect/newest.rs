@@ -67,7 +67,9 @@ impl Newest {
         self.checks.values().filter_map(|known| {
             let (check, came) = known.result.as_ref()?;
             let age = self.now.saturating_sub(*came);
-            let Job { interval, program, .. } = &known.job;
+            let Job {
+                interval, program, ..
+            } = &known.job;
             let age_max = interval
                 .saturating_mul(STALE_INTERVALS)
                 .saturating_add(program.timeout);
@@ -177,7 +179,10 @@ mod tests {
         newest.advance(Duration::from_secs(1));
         let stale = newest.checks().next().unwrap();
         assert_eq!(stale.state(), Health::Unknown);
-        assert_eq!(stale.text, "stale: no result for 36 s; the last was warning: hot");
+        assert_eq!(
+            stale.text,
+            "stale: no result for 36 s; the last was warning: hot"
+        );
         assert_eq!((stale.metrics.len(), stale.time_ms), (0, 77));
         newest.insert(result("a"));
         assert_eq!(newest.checks().next(), Some(result("a")));

@@ -33,7 +33,7 @@ pub(crate) struct RawChecks {
     interval: Duration,
     #[garde(custom(within(TIMEOUT_MIN, TIMEOUT_MAX)))]
     timeout: Duration,
-    #[garde(custom(environment))]
+    #[garde(custom(environment_is_sound))]
     environment: BTreeMap<String, String>,
 }
 
@@ -41,9 +41,9 @@ pub(crate) struct RawChecks {
 #[derive(Clone, Debug, Deserialize, Serialize, Validate)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawCheck {
-    #[garde(custom(name))]
+    #[garde(custom(name_is_sound))]
     name: String,
-    #[garde(custom(command))]
+    #[garde(custom(command_is_sound))]
     command: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(inner(custom(within(INTERVAL_MIN, INTERVAL_MAX))))]
@@ -52,7 +52,7 @@ pub(crate) struct RawCheck {
     #[garde(inner(custom(within(TIMEOUT_MIN, TIMEOUT_MAX))))]
     timeout: Option<Duration>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[garde(custom(environment))]
+    #[garde(custom(environment_is_sound))]
     environment: BTreeMap<String, String>,
 }
 
@@ -79,7 +79,10 @@ impl RawChecks {
             if !names.insert(check.name.as_str()) {
                 faults.push((
                     key,
-                    format!("another check has the name {:?}; names must differ", check.name),
+                    format!(
+                        "another check has the name {:?}; names must differ",
+                        check.name
+                    ),
                 ));
             } else if check.name == collect::AGENT_CHECK || probe::names(probes, &check.name) {
                 faults.push((
@@ -94,7 +97,10 @@ impl RawChecks {
         if list.len() > CHECKS_MAX {
             faults.push((
                 format!("check[{CHECKS_MAX}]"),
-                format!("{} checks are too many: one agent runs at most {CHECKS_MAX}", list.len()),
+                format!(
+                    "{} checks are too many: one agent runs at most {CHECKS_MAX}",
+                    list.len()
+                ),
             ));
         }
         if !faults.is_empty() {
@@ -122,7 +128,7 @@ impl RawChecks {
     }
 }
 
-fn name(name: &str, (): &()) -> garde::Result {
+fn name_is_sound(name: &str, (): &()) -> garde::Result {
     if !name.is_empty() && name.len() <= limits::CHECK_NAME_BYTES_MAX && text::is_clean(name) {
         return Ok(());
     }
@@ -132,7 +138,7 @@ fn name(name: &str, (): &()) -> garde::Result {
     )))
 }
 
-fn command(command: &[String], (): &()) -> garde::Result {
+fn command_is_sound(command: &[String], (): &()) -> garde::Result {
     let Some(program) = command.first() else {
         return Err(garde::Error::new(
             "empty: expected the program and its arguments, such as [\"/usr/lib/nagios/plugins/check_ssh\", \"localhost\"]",
@@ -150,7 +156,7 @@ fn command(command: &[String], (): &()) -> garde::Result {
     Ok(())
 }
 
-fn environment(environment: &BTreeMap<String, String>, (): &()) -> garde::Result {
+fn environment_is_sound(environment: &BTreeMap<String, String>, (): &()) -> garde::Result {
     for (key, value) in environment {
         if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
             return Err(garde::Error::new(format!(
@@ -160,3 +166,6 @@ fn environment(environment: &BTreeMap<String, String>, (): &()) -> garde::Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -202,10 +202,12 @@ impl Patterns {
 
     /// Whether one of the patterns fits.
     pub(crate) fn matches(&self, name: &str) -> bool {
-        self.0.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
-            None => name == pattern,
-        })
+        self.0
+            .iter()
+            .any(|pattern| match pattern.strip_suffix('*') {
+                Some(beginning) => name.starts_with(beginning),
+                None => name == pattern,
+            })
     }
 }
 
@@ -222,7 +224,9 @@ impl RawProbes {
             {
                 faults.push((
                     format!("probe.{section}.{prefix}critical"),
-                    format!("{high} is below {prefix}warning ({low}); give at least that, or \"off\""),
+                    format!(
+                        "{high} is below {prefix}warning ({low}); give at least that, or \"off\""
+                    ),
                 ));
             }
             Thresholds {
@@ -234,7 +238,12 @@ impl RawProbes {
         let cpu = rising("cpu", "", self.cpu.warning, self.cpu.critical);
         let memory = rising("memory", "", self.memory.warning, self.memory.critical);
         let swap = rising("swap", "", self.swap.warning, self.swap.critical);
-        let processes = rising("processes", "", self.processes.warning, self.processes.critical);
+        let processes = rising(
+            "processes",
+            "",
+            self.processes.warning,
+            self.processes.critical,
+        );
         let failed = rising("systemd", "", self.systemd.warning, self.systemd.critical);
         let disk = &self.disk;
         let space = rising("disk", "", disk.warning, disk.critical);
@@ -285,7 +294,9 @@ impl RawUptime {
         {
             faults.push((
                 "probe.uptime.critical_below".to_owned(),
-                format!("{critical} is above warning_below ({warning}); give at most that, or \"off\""),
+                format!(
+                    "{critical} is above warning_below ({warning}); give at most that, or \"off\""
+                ),
             ));
         }
         Uptime {
@@ -407,3 +418,6 @@ impl Serialize for DurationLimit {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -11,7 +11,7 @@ use rollcall_protocol::limits::{
 use rollcall_protocol::session::SlaveSession;
 use rollcall_protocol::session::slave::{Opened, Pick, Step, clock_offset_ms, payload_bytes_max};
 use rollcall_protocol::wire::{
-    self, Ack, GoodbyeReason, Hello, Mark, ToMaster, ToSlave, to_master::Kind,
+    self, Ack, ErrorCode, GoodbyeReason, Hello, Mark, ToMaster, ToSlave, to_master::Kind,
 };
 use rollcall_protocol::{Moment, limits};
 use tokio::sync::watch;
@@ -41,6 +41,8 @@ pub(super) struct Exchange<'a> {
     /// Nothing more is sent; once all is acked, it ends like this.
     leaving: Option<Leaving>,
     goodbye_said: bool,
+    /// Per-message mode: what was owed to the master is among the messages.
+    owed_told: bool,
     /// Per-message mode: until when the master has to close.
     close_by: Option<Moment>,
 }
@@ -83,6 +85,7 @@ impl<'a> Exchange<'a> {
             acked: Vec::new(),
             leaving: None,
             goodbye_said: false,
+            owed_told: false,
             close_by: None,
         };
         if exchange.link.is_per_message() {
@@ -138,6 +141,7 @@ impl<'a> Exchange<'a> {
     /// segment, and the goodbye if it is time for it.
     async fn queue_all(&mut self, standing: Standing) -> Result<(), SpoolError> {
         let owed = std::mem::take(&mut self.link.owed);
+        self.owed_told = !owed.is_empty();
         let mut messages: Vec<Kind> = Vec::new();
         for gap in owed {
             self.session.handle_gap_sent(&gap, clock::boot());
@@ -209,7 +213,8 @@ impl<'a> Exchange<'a> {
         let newest = self.link.spool.newest().await?;
         // A newer one may have come meanwhile.
         let id = newest.as_ref().map_or(picked, |entry| entry.id.max(picked));
-        self.session.handle_sent(Pick::Preview(id), 0, 0, clock::boot());
+        self.session
+            .handle_sent(Pick::Preview(id), 0, 0, clock::boot());
         let message = newest.and_then(|entry| match entry.body {
             Body::Report(report) => Some(Kind::Report(wire::Report {
                 live: true,
@@ -232,7 +237,8 @@ impl<'a> Exchange<'a> {
             self.feed.give_up_next().await?;
             return Ok(None);
         }
-        self.session.handle_sent(pick, stream, sequence, clock::boot());
+        self.session
+            .handle_sent(pick, stream, sequence, clock::boot());
         self.feed.advance();
         Ok(Some(message))
     }
@@ -293,13 +299,21 @@ impl<'a> Exchange<'a> {
 
     /// All was said and acked.
     fn done(&self) -> End {
-        if self.goodbye_said { End::Stopped } else { End::Done }
+        if self.goodbye_said {
+            End::Stopped
+        } else {
+            End::Done
+        }
     }
 
     /// When [`Self::finished`] or the session has to be asked again.
     fn deadline(&self) -> Option<Moment> {
         let drain = self.link.drain_until.map(|until| {
-            if self.is_drained() { until + CLOSE_WAIT } else { until }
+            if self.is_drained() {
+                until + CLOSE_WAIT
+            } else {
+                until
+            }
         });
         let return_at = self.link.return_at.filter(|_| self.may_return());
         let deadlines = [self.session.deadline(), drain, return_at, self.close_by];
@@ -403,6 +417,14 @@ impl<'a> Exchange<'a> {
             Step::Goodbye(goodbye) => {
                 self.acked.extend(&goodbye.marks);
                 Some(End::Told(goodbye))
+            }
+            // The gap that was missing is known only since Welcome.
+            Step::Refused(error)
+                if error.code() == ErrorCode::Hole
+                    && !self.owed_told
+                    && !self.link.owed.is_empty() =>
+            {
+                Some(End::Again)
             }
             Step::Refused(error) => Some(End::Refused(error)),
             Step::Skipped => None,

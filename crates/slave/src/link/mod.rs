@@ -178,9 +178,6 @@ impl Link {
     pub(crate) async fn run(mut self) -> Result<(), SpoolError> {
         loop {
             self.take_updates();
-            if self.is_per_message() {
-                self.wait_for_work().await?;
-            }
             let end = match self.exchange().await {
                 Ok(end) => end,
                 Err(SpoolError::Ended) => return Err(SpoolError::Ended),
@@ -221,8 +218,9 @@ impl Link {
         }
     }
 
-    /// Per-message mode: until something is spooled, or it is to stop.
-    async fn wait_for_work(&mut self) -> Result<(), SpoolError> {
+    /// Per-message mode: until something is spooled, or it is to stop. Returns false if the
+    /// configuration has changed meanwhile.
+    async fn wait_for_work(&mut self) -> Result<bool, SpoolError> {
         let mut newest = self.spool.watch_newest();
         newest.borrow_and_update();
         while !self.is_stopping() && self.spool.standing().await?.is_empty() {
@@ -232,14 +230,17 @@ impl Link {
                 () = stop.cancelled() => self.begin_stop(),
                 Ok(()) = self.updates.changed() => {
                     self.updates.mark_changed();
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn exchange(&mut self) -> Result<End, SpoolError> {
+        if self.is_per_message() && !self.wait_for_work().await? {
+            return Ok(End::Again);
+        }
         if self.return_at.is_some_and(|at| clock::boot() >= at) {
             self.return_at = None;
             self.masters.go_back();
@@ -308,13 +309,18 @@ impl Link {
                     let after = Duration::from_millis(error.retry_after_ms.into());
                     self.backoff.handle_window(after, after.saturating_mul(2));
                 } else {
-                    self.backoff.handle_window(cap / 2, cap.saturating_mul(3) / 2);
+                    self.backoff
+                        .handle_window(cap / 2, cap.saturating_mul(3) / 2);
                 }
                 self.next_master()
             }
             End::Lost { error, open } => {
                 self.journal.failed(self.masters.current(), &error);
-                if open { self.down() } else { self.next_master() }
+                if open {
+                    self.down()
+                } else {
+                    self.next_master()
+                }
             }
         }
     }

@@ -21,7 +21,9 @@ pub(super) fn log_exhaustion(destination: SocketAddr) {
 
 /// The figure `name` of the line "TCP: inuse 5 orphan 0 tw 3 …" (proc(5)).
 fn tcp_count(sockstat: &str, name: &str) -> Option<u64> {
-    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    let line = sockstat
+        .lines()
+        .find_map(|line| line.strip_prefix("TCP:"))?;
     let mut words = line.split_whitespace();
     words.find(|word| *word == name)?;
     words.next()?.parse().ok()
@@ -33,7 +35,8 @@ mod tests {
 
     #[test]
     fn the_figures_are_found_by_name() {
-        let text = "sockets: used 9\nTCP: inuse 27 orphan 0 tw 14200 alloc 30 mem 4\nUDP: inuse 1\n";
+        let text =
+            "sockets: used 9\nTCP: inuse 27 orphan 0 tw 14200 alloc 30 mem 4\nUDP: inuse 1\n";
         assert_eq!(tcp_count(text, "tw"), Some(14_200));
         assert_eq!(tcp_count(text, "inuse"), Some(27));
         assert_eq!(tcp_count(text, "none"), None);

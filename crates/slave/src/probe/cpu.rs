@@ -52,7 +52,15 @@ impl Ticks {
     }
 
     fn total(&self) -> u64 {
-        let Self { user, nice, system, idle, iowait, irq, steal } = self;
+        let Self {
+            user,
+            nice,
+            system,
+            idle,
+            iowait,
+            irq,
+            steal,
+        } = self;
         user + nice + system + idle + iowait + irq + steal
     }
 }
@@ -96,7 +104,10 @@ pub(super) fn judge(thresholds: &Thresholds, earlier: &Ticks, now: &Ticks) -> Fi
             percent(passed.steal),
             percent(passed.iowait),
         ),
-        metrics: [metric("used", used, "%")].into_iter().chain(metrics).collect(),
+        metrics: [metric("used", used, "%")]
+            .into_iter()
+            .chain(metrics)
+            .collect(),
     }
 }
 
@@ -153,7 +164,10 @@ softirq 1234 0 1 2
     #[test]
     fn counters_that_step_back_and_stopped_clocks_are_survived() {
         let now = Ticks::parse(EARLIER).unwrap();
-        let later = Ticks { idle: now.idle + 7, ..now };
+        let later = Ticks {
+            idle: now.idle + 7,
+            ..now
+        };
         let stopped = judge(&Thresholds::default(), &now, &now);
         assert_eq!(stopped.metrics[0].value, 0.0);
         let back = judge(&Thresholds::default(), &later, &now);

@@ -105,14 +105,20 @@ VmallocChunk:          0 kB
         let found = judge_memory(&thresholds, &parse(MEMINFO).unwrap());
         assert_eq!(found.state, Health::Warning);
         assert_eq!(found.text, "90.0% of 2.0 GiB used, 200.0 MiB available");
-        assert_eq!(found.metrics[1], metric("available", 204_800.0 * 1024.0, "B"));
+        assert_eq!(
+            found.metrics[1],
+            metric("available", 204_800.0 * 1024.0, "B")
+        );
     }
 
     #[test]
     fn an_old_kernel_says_nothing_of_what_is_available() {
         let memory = with("MemAvailable:     204800 kB\n", "");
         let found = judge_memory(&Thresholds::default(), &memory);
-        assert_eq!(found.metrics[1], metric("available", 229_000.0 * 1024.0, "B"));
+        assert_eq!(
+            found.metrics[1],
+            metric("available", 229_000.0 * 1024.0, "B")
+        );
     }
 
     #[test]
@@ -124,7 +130,10 @@ VmallocChunk:          0 kB
         let found = judge_swap(&thresholds, &parse(MEMINFO).unwrap());
         assert_eq!(found.state, Health::Critical);
         assert_eq!(found.text, "25.0% of 1.0 GiB used, 768.0 MiB free");
-        let none = judge_swap(&thresholds, &with("SwapTotal:       1048576", "SwapTotal:             0"));
+        let none = judge_swap(
+            &thresholds,
+            &with("SwapTotal:       1048576", "SwapTotal:             0"),
+        );
         assert_eq!((none.state, none.text.as_str()), (Health::Ok, "no swap"));
     }
 }

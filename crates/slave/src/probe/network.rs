@@ -38,7 +38,10 @@ pub(super) fn judge(
         .filter(|device| device.recv_bytes > 0 || device.sent_bytes > 0)
         .map(|device| {
             let before = earlier.get(&device.name);
-            (device.name.clone(), interface(config, before, device, passed))
+            (
+                device.name.clone(),
+                interface(config, before, device, passed),
+            )
         })
         .collect()
 }
@@ -60,7 +63,11 @@ fn interface(
         metric("sent", now.sent_bytes as f64, "c"),
         metric("receive_errors", now.recv_errs as f64, "c"),
         metric("send_errors", now.sent_errs as f64, "c"),
-        metric("dropped", now.recv_drop.saturating_add(now.sent_drop) as f64, "c"),
+        metric(
+            "dropped",
+            now.recv_drop.saturating_add(now.sent_drop) as f64,
+            "c",
+        ),
     ];
     let rates = (
         per_s(|device| device.recv_bytes),
@@ -137,7 +144,9 @@ vethab1:      9       1    0    0    0     0          0         0        9      
     #[test]
     fn rates_are_those_of_the_time_between() {
         let earlier = text(EARLIER);
-        let now = text("  eth0: 11485760   4543   12    7    0     0          0         0   493642    3139    6    1    0     0       0          0\n");
+        let now = text(
+            "  eth0: 11485760   4543   12    7    0     0          0         0   493642    3139    6    1    0     0       0          0\n",
+        );
         let found = judge(&config(), &earlier, &now, Duration::from_secs(10));
         let (name, found) = only(found);
         assert_eq!(name, "eth0");
@@ -145,13 +154,19 @@ vethab1:      9       1    0    0    0     0          0         0        9      
         assert_eq!(found.text, "1.0 MiB/s in, 10.0 KiB/s out, 1.5 errors/s");
         assert_eq!(found.metrics[0], metric("received", 11_485_760.0, "c"));
         assert_eq!(found.metrics[4], metric("dropped", 8.0, "c"));
-        assert_eq!(found.metrics[5], metric("received_per_s", 1_048_576.0, "B/s"));
+        assert_eq!(
+            found.metrics[5],
+            metric("received_per_s", 1_048_576.0, "B/s")
+        );
     }
 
     #[test]
     fn new_interfaces_and_reset_counters_have_no_rates() {
         let now = text(EARLIER);
-        for earlier in [Counters::new(), text(&EARLIER.replace("1000000", "2000000"))] {
+        for earlier in [
+            Counters::new(),
+            text(&EARLIER.replace("1000000", "2000000")),
+        ] {
             let (_, found) = only(judge(&config(), &earlier, &now, Duration::from_secs(10)));
             assert_eq!((found.state, found.metrics.len()), (Health::Ok, 5));
             assert_eq!(found.text, "no rates yet");

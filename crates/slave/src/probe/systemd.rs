@@ -105,10 +105,16 @@ mod tests {
                       certbot.service   loaded failed failed Certbot\n";
         let found = judge(&ONE, &run(exited(0), output, "")).unwrap();
         assert_eq!(found.state, Health::Warning);
-        assert_eq!(found.text, "2 failed units: apt-daily.service, certbot.service");
+        assert_eq!(
+            found.text,
+            "2 failed units: apt-daily.service, certbot.service"
+        );
         assert_eq!(found.metrics, [metric("failed", 2.0, "")]);
         let none = judge(&ONE, &run(exited(0), "", "")).unwrap();
-        assert_eq!((none.state, none.text.as_str()), (Health::Ok, "no failed units"));
+        assert_eq!(
+            (none.state, none.text.as_str()),
+            (Health::Ok, "no failed units")
+        );
     }
 
     #[test]
@@ -116,7 +122,10 @@ mod tests {
         let denied = run(exited(1), "", "Failed to list units: Access denied\n");
         for (run, words) in [
             (denied, "exit status: 1: Failed to list units"),
-            (run(Ended::TimedOut(Duration::from_secs(5)), "", ""), "within 5s"),
+            (
+                run(Ended::TimedOut(Duration::from_secs(5)), "", ""),
+                "within 5s",
+            ),
         ] {
             let found = judge(&ONE, &run).unwrap();
             assert_eq!(found.state, Health::Unknown);

@@ -45,7 +45,10 @@ mod tests {
 
     #[test]
     fn it_is_said_in_days_hours_and_minutes() {
-        let found = judge(&Uptime::default(), Duration::from_secs(2 * 86_400 + 3 * 3600 + 4 * 60 + 59));
+        let found = judge(
+            &Uptime::default(),
+            Duration::from_secs(2 * 86_400 + 3 * 3600 + 4 * 60 + 59),
+        );
         assert_eq!(found.text, "up 2d 3h 4m");
     }
 }

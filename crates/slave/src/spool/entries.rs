@@ -77,7 +77,10 @@ pub(super) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Optio
 /// Sets the value under `key` of the meta table.
 pub(super) fn set_meta(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
     connection
-        .execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value])
+        .execute(
+            "INSERT OR REPLACE INTO meta VALUES (?1, ?2)",
+            params![key, value],
+        )
         .map(|_| ())
 }
 
@@ -328,10 +331,20 @@ pub(super) fn give_up(
     reader: u64,
 ) -> rusqlite::Result<u64> {
     let same_side = |gap: &Line| (gap.id <= reader) == (lost.id <= reader);
-    let before = neighbour(connection, lost.stream, lost.first.saturating_sub(1), |gap| gap.last)?
-        .filter(same_side);
-    let after = neighbour(connection, lost.stream, lost.last.saturating_add(1), |gap| gap.first)?
-        .filter(same_side);
+    let before = neighbour(
+        connection,
+        lost.stream,
+        lost.first.saturating_sub(1),
+        |gap| gap.last,
+    )?
+    .filter(same_side);
+    let after = neighbour(
+        connection,
+        lost.stream,
+        lost.last.saturating_add(1),
+        |gap| gap.first,
+    )?
+    .filter(same_side);
     let merged = wire::Gap {
         stream: lost.stream,
         first: before.map_or(lost.first, |gap| gap.first),

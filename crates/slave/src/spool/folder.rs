@@ -171,7 +171,10 @@ mod tests {
         let path = directory.path().join("state");
         let first = Folder::lock(&path).unwrap();
         let error = Folder::lock(&path).unwrap_err().to_string();
-        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("pid {}", std::process::id())),
+            "{error}"
+        );
         drop(first);
         Folder::lock(&path).unwrap();
     }
@@ -200,8 +203,14 @@ mod tests {
             assert_eq!(fs::read_to_string(&name).unwrap(), text);
             names.push(name);
         }
-        assert!(names[0].ends_with("spool.db.damaged-20261122T041500Z"), "{names:?}");
-        assert!(names[1].ends_with("spool.db.damaged-20261122T041500Z.2"), "{names:?}");
+        assert!(
+            names[0].ends_with("spool.db.damaged-20261122T041500Z"),
+            "{names:?}"
+        );
+        assert!(
+            names[1].ends_with("spool.db.damaged-20261122T041500Z.2"),
+            "{names:?}"
+        );
         assert!(!folder.database().exists());
     }
 }

@@ -15,7 +15,7 @@ use super::{Entry, Folder, SpoolError, SpoolLimits, Standing};
 const WAITING_MAX: usize = 16;
 
 /// Handle of the spool's thread, which ends when the last handle is dropped.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Spool {
     commands: mpsc::Sender<Command>,
     places: Arc<Semaphore>,

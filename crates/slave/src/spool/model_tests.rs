@@ -12,7 +12,10 @@ use super::{BEFORE_ALL, Body, Entry, Folder, SpoolLimits};
 
 #[derive(Clone, Debug)]
 enum Op {
-    Append { health: i32, bytes_max: u64 },
+    Append {
+        health: i32,
+        bytes_max: u64,
+    },
     /// Acks this share of what a reader is told, in permille.
     Ack(usize),
     Restream,
@@ -71,7 +74,10 @@ impl Model {
         let standing = queue.standing().unwrap();
         assert_eq!(standing.backlog, reports);
         for pending in &standing.pending {
-            let first = self.unacked.values().find(|(stream, _)| *stream == pending.stream);
+            let first = self
+                .unacked
+                .values()
+                .find(|(stream, _)| *stream == pending.stream);
             let first = first.map_or(standing.next_sequence, |(_, sequence)| *sequence);
             assert_eq!(pending.first, first);
         }
@@ -80,7 +86,8 @@ impl Model {
     }
 
     fn acked(&mut self, stream: u64, mark: u64) {
-        self.unacked.retain(|_, &mut (of, sequence)| of != stream || sequence > mark);
+        self.unacked
+            .retain(|_, &mut (of, sequence)| of != stream || sequence > mark);
     }
 }
 
@@ -94,7 +101,10 @@ fn last_of(entry: &Entry) -> (u64, u64) {
 fn apply(queue: &mut Queue, model: &mut Model, op: &Op) {
     match *op {
         Op::Append { health, bytes_max } => {
-            queue.set_limits(SpoolLimits { bytes_max, ..UNBOUNDED });
+            queue.set_limits(SpoolLimits {
+                bytes_max,
+                ..UNBOUNDED
+            });
             let standing = queue.standing().unwrap();
             model.appended += 1;
             let report = wire::Report {
@@ -105,7 +115,10 @@ fn apply(queue: &mut Queue, model: &mut Model, op: &Op) {
             queue.append(&[report], Room { ..ROOMY }).unwrap();
             let place = (standing.stream, standing.next_sequence);
             model.unacked.insert(model.appended, place);
-            let newest = queue.newest().unwrap().expect("the newest is never given up");
+            let newest = queue
+                .newest()
+                .unwrap()
+                .expect("the newest is never given up");
             assert_eq!(last_of(&newest), place);
         }
         Op::Ack(permille) => {
@@ -121,7 +134,10 @@ fn apply(queue: &mut Queue, model: &mut Model, op: &Op) {
         Op::Restream => {
             let old = queue.standing().unwrap().stream;
             let new = queue.restream(old).unwrap();
-            let moved = model.unacked.values_mut().filter(|(stream, _)| *stream == old);
+            let moved = model
+                .unacked
+                .values_mut()
+                .filter(|(stream, _)| *stream == old);
             for ((stream, sequence), renumbered) in moved.zip(1..) {
                 (*stream, *sequence) = (new, renumbered);
             }

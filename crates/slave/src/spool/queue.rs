@@ -473,7 +473,11 @@ impl State {
         })
     }
 
-    fn insert(&mut self, transaction: &Transaction<'_>, report: &wire::Report) -> rusqlite::Result<()> {
+    fn insert(
+        &mut self,
+        transaction: &Transaction<'_>,
+        report: &wire::Report,
+    ) -> rusqlite::Result<()> {
         let states = States::of(report);
         let repeat = self.previous == Some(states);
         let (id, sequence) = (self.next_id, self.next_sequence);
@@ -515,7 +519,9 @@ fn identity(
 ) -> Result<[u8; 16], SpoolError> {
     const KEY: &str = "slave_id";
     let as_id = |value: Vec<u8>| <[u8; 16]>::try_from(value).ok();
-    let in_database = entries::meta(connection, KEY).map_err(&failed)?.and_then(as_id);
+    let in_database = entries::meta(connection, KEY)
+        .map_err(&failed)?
+        .and_then(as_id);
     let beside = folder.read_id();
     let in_old = || entries::meta(old?, KEY).ok().flatten().and_then(as_id);
     let id = match in_database.or(beside).or_else(in_old) {

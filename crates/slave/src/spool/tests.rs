@@ -129,7 +129,13 @@ fn of_more_streams_than_hello_may_name_the_oldest_come_first() {
         streams.push(own_stream(&queue));
     }
     let queue = open(directory.path(), UNBOUNDED);
-    let named: Vec<u64> = queue.standing().unwrap().pending.iter().map(|p| p.stream).collect();
+    let named: Vec<u64> = queue
+        .standing()
+        .unwrap()
+        .pending
+        .iter()
+        .map(|p| p.stream)
+        .collect();
     streams.truncate(31);
     streams.push(own_stream(&queue));
     assert_eq!(named, streams);
@@ -183,7 +189,10 @@ fn a_gap_that_was_handed_out_does_not_grow() {
         ..UNBOUNDED
     });
     append(&mut queue, &[0]);
-    assert_eq!(shown(&queue.read_after(handed_out[1].id, 9).unwrap()), ["3-5", "6"]);
+    assert_eq!(
+        shown(&queue.read_after(handed_out[1].id, 9).unwrap()),
+        ["3-5", "6"]
+    );
     // An ack inside a gap leaves the rest of it.
     queue.acked(own_stream(&queue), 4).unwrap();
     assert_eq!(all(&mut queue), ["5-5", "6"]);
@@ -211,7 +220,13 @@ fn old_reports_expire_unless_the_clock_was_not_set() {
         ..ROOMY
     };
     let given_up = queue.append(&[aged(NOW_MS)], later).unwrap();
-    assert_eq!(given_up, GivenUp { expired: 1, full: 0 });
+    assert_eq!(
+        given_up,
+        GivenUp {
+            expired: 1,
+            full: 0
+        }
+    );
     assert_eq!(all(&mut queue), ["1-1", "2", "3"]);
 }
 
@@ -229,7 +244,13 @@ fn the_floor_of_free_space_takes_as_much_as_is_missing() {
         ..ROOMY
     };
     let given_up = queue.append(&[report(0)], short).unwrap();
-    assert_eq!(given_up, GivenUp { expired: 0, full: 1 });
+    assert_eq!(
+        given_up,
+        GivenUp {
+            expired: 0,
+            full: 1
+        }
+    );
     assert_eq!(queue.totals().reports, 10);
 }
 
@@ -249,7 +270,13 @@ fn a_stream_is_moved_with_its_gaps() {
     append(&mut queue, &[0]);
     assert_eq!(all(&mut queue).last().unwrap(), "5");
     let standing = queue.standing().unwrap();
-    assert_eq!(standing.pending, [wire::Pending { stream: new, first: 1 }]);
+    assert_eq!(
+        standing.pending,
+        [wire::Pending {
+            stream: new,
+            first: 1
+        }]
+    );
     assert_eq!((standing.next_sequence, standing.backlog), (6, 4));
 }
 
@@ -302,7 +329,10 @@ fn a_database_of_a_newer_build_is_kept_aside_for_it() {
     assert_eq!(own_id(directory.path()), id);
     let names = fs::read_dir(directory.path()).unwrap();
     let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
-    assert!(names.contains(&"spool.db.newer-20261122T041500Z".into()), "{names:?}");
+    assert!(
+        names.contains(&"spool.db.newer-20261122T041500Z".into()),
+        "{names:?}"
+    );
 }
 
 fn own_id(directory: &Path) -> [u8; 16] {
@@ -343,7 +373,9 @@ fn what_is_deleted_shrinks_the_file() {
     queue.acked(own_stream(&queue), 100).unwrap();
     queue.flush().unwrap();
     drop(queue);
-    let bytes = fs::metadata(directory.path().join("spool.db")).unwrap().len();
+    let bytes = fs::metadata(directory.path().join("spool.db"))
+        .unwrap()
+        .len();
     assert!(bytes < 1_200_000, "{bytes} bytes left of 3 MB");
     assert!(ENTRY_BYTES < 200);
 }
@@ -401,7 +433,10 @@ async fn a_full_disk_holds_reports_back_until_there_is_space() {
     let mut newest = spool.watch_newest();
     newest.mark_unchanged();
     let recovered = tokio::time::timeout(Duration::from_secs(20), newest.changed());
-    recovered.await.expect("stored when there is space").unwrap();
+    recovered
+        .await
+        .expect("stored when there is space")
+        .unwrap();
     assert_eq!(spool.standing().await.unwrap().backlog, backlog + 1);
     drop(spool);
     ended.await.unwrap().unwrap();
@@ -415,13 +450,18 @@ impl<'a> TinyDisk<'a> {
             .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
             .arg(path)
             .output();
-        mounted.is_ok_and(|output| output.status.success()).then_some(Self(path))
+        mounted
+            .is_ok_and(|output| output.status.success())
+            .then_some(Self(path))
     }
 }
 
 impl Drop for TinyDisk<'_> {
     fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+        let unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0)
+            .status();
         assert!(unmounted.is_ok_and(|status| status.success()));
     }
 }

@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rollcall_os::clock;
-use rollcall_protocol::wire::{self, GapReason};
 use rollcall_protocol::Moment;
+use rollcall_protocol::wire::{self, GapReason};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::queue::{GivenUp, Queue, RestreamError, Room};

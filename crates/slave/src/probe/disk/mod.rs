@@ -170,7 +170,11 @@ mod tests {
             found.text,
             "50.0% of 1.0 GiB used, 488.3 MiB available; 1.0% of inodes"
         );
-        let state = |available, inodes_free| judge_usage(&config(), &usage(available, inodes_free)).unwrap().state;
+        let state = |available, inodes_free| {
+            judge_usage(&config(), &usage(available, inodes_free))
+                .unwrap()
+                .state
+        };
         assert_eq!(state(200_000, 990), Health::Warning);
         assert_eq!(state(500_000, 100), Health::Critical);
         assert_eq!(state(100_000, 200), Health::Critical);
@@ -178,9 +182,16 @@ mod tests {
 
     #[test]
     fn file_systems_without_blocks_or_inodes() {
-        let no_inodes = StatVfs { f_files: 0, f_ffree: 0, ..usage(500_000, 0) };
+        let no_inodes = StatVfs {
+            f_files: 0,
+            f_ffree: 0,
+            ..usage(500_000, 0)
+        };
         assert_eq!(judge_usage(&config(), &no_inodes).unwrap().metrics.len(), 3);
-        let no_blocks = StatVfs { f_blocks: 0, ..usage(0, 0) };
+        let no_blocks = StatVfs {
+            f_blocks: 0,
+            ..usage(0, 0)
+        };
         assert_eq!(judge_usage(&config(), &no_blocks), None);
     }
 
@@ -193,7 +204,10 @@ mod tests {
         let late = judged(107).unwrap();
         assert_eq!(late.state, Health::Unknown);
         assert_eq!(late.text, "has not answered for 7 s");
-        assert_eq!(judge(&config(), Answer::Hangs(at(100)), at(101), None), None);
+        assert_eq!(
+            judge(&config(), Answer::Hangs(at(100)), at(101), None),
+            None
+        );
     }
 
     #[tokio::test]
@@ -201,6 +215,10 @@ mod tests {
         let mut disk = Disk::default();
         let found = disk.sample(&config(), Moment::ZERO).await.unwrap();
         let (_, root) = found.iter().find(|(point, _)| point == "/").unwrap();
-        assert!(root.metrics.iter().any(|metric| metric.name == "total" && metric.value > 0.0));
+        assert!(
+            root.metrics
+                .iter()
+                .any(|metric| metric.name == "total" && metric.value > 0.0)
+        );
     }
 }

@@ -106,7 +106,8 @@ mod tests {
     use crate::config::probe::Patterns;
 
     fn config(types: &[&str], mounts: &[&str]) -> Disk {
-        let patterns = |list: &[&str]| Patterns::new(list.iter().map(|p| (*p).to_owned()).collect());
+        let patterns =
+            |list: &[&str]| Patterns::new(list.iter().map(|p| (*p).to_owned()).collect());
         Disk {
             space: Thresholds::default(),
             inodes: Thresholds::default(),
@@ -118,11 +119,15 @@ mod tests {
 
     fn points(config: &Disk, text: &[u8]) -> Vec<String> {
         let mounts = select(config, text);
-        mounts.iter().map(|mount| mount.point.display().to_string()).collect()
+        mounts
+            .iter()
+            .map(|mount| mount.point.display().to_string())
+            .collect()
     }
 
     /// From a Debian 12 host, shortened.
-    const HOST: &[u8] = br"22 28 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
+    const HOST: &[u8] =
+        br"22 28 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
 23 28 0:21 / /proc rw,nosuid,nodev,noexec,relatime shared:13 - proc proc rw
 28 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
 31 28 0:25 / /run rw,nosuid,nodev,noexec,relatime shared:5 - tmpfs tmpfs rw,size=401716k
@@ -138,7 +143,10 @@ mod tests {
     #[test]
     fn pseudo_network_and_double_mounts_are_left_out() {
         let config = config(&["sysfs", "proc", "nfs*", "fuse.*"], &["/run/*"]);
-        assert_eq!(points(&config, HOST), ["/", "/media/USB Stick\t1", "/run", "/srv"]);
+        assert_eq!(
+            points(&config, HOST),
+            ["/", "/media/USB Stick\t1", "/run", "/srv"]
+        );
     }
 
     #[test]
@@ -152,15 +160,20 @@ mod tests {
 
     #[test]
     fn a_bind_mount_stands_in_where_nothing_else_is_seen() {
-        let text = b"1 0 0:50 / / rw - overlay overlay rw\n2 1 8:1 /volumes/x /data rw - ext4 /dev/a rw\n";
+        let text =
+            b"1 0 0:50 / / rw - overlay overlay rw\n2 1 8:1 /volumes/x /data rw - ext4 /dev/a rw\n";
         assert_eq!(points(&config(&[], &[]), text), ["/", "/data"]);
     }
 
     #[test]
     fn odd_lines_are_no_reason_to_stop() {
-        let text = b"\nshort\n1 0 8:1 / /\xff\xfe\\04 rw - ext4 /dev/a rw\n1 0 8:2 / /nodash rw ext4\n";
+        let text =
+            b"\nshort\n1 0 8:1 / /\xff\xfe\\04 rw - ext4 /dev/a rw\n1 0 8:2 / /nodash rw ext4\n";
         let mounts = select(&config(&[], &[]), text);
         assert_eq!(mounts.len(), 1);
-        assert_eq!(mounts[0].point.as_os_str().as_encoded_bytes(), b"/\xff\xfe\\04");
+        assert_eq!(
+            mounts[0].point.as_os_str().as_encoded_bytes(),
+            b"/\xff\xfe\\04"
+        );
     }
 }

@@ -23,7 +23,6 @@ const HANGING_MAX: usize = 16;
 const STACK_BYTES: usize = 64 * 1024;
 
 /// What became of a question.
-#[derive(Debug)]
 pub(super) enum Answer {
     /// The kernel's answer.
     Given(io::Result<StatVfs>),
@@ -70,7 +69,11 @@ impl Asker {
     /// Asks the file system at `point`, and waits a moment for the answer, but not beyond
     /// `deadline`.
     pub(super) async fn ask(&mut self, point: &Path, now: Moment, deadline: Instant) -> Answer {
-        if let Some(position) = self.hanging.iter().position(|hanging| hanging.point == point) {
+        if let Some(position) = self
+            .hanging
+            .iter()
+            .position(|hanging| hanging.point == point)
+        {
             return self.ask_hanging(position);
         }
         let deadline = deadline.min(Instant::now() + ANSWER_WAIT);
@@ -125,7 +128,8 @@ impl Asker {
 
     /// Lets go of workers that came back from file systems which nobody asks for any more.
     pub(super) fn tidy(&mut self) {
-        self.hanging.retain(|hanging| hanging.worker.answers.is_empty());
+        self.hanging
+            .retain(|hanging| hanging.worker.answers.is_empty());
     }
 }
 
@@ -174,8 +178,14 @@ mod tests {
     async fn one_that_hangs_does_not_hold_up_the_others() {
         let mut asker = Asker::new(ask);
         let gate = GATE.lock().unwrap();
-        assert!(matches!(answer(&mut asker, "/hang", 1).await, Answer::Hangs(_)));
-        assert!(matches!(answer(&mut asker, "/", 2).await, Answer::Given(Ok(_))));
+        assert!(matches!(
+            answer(&mut asker, "/hang", 1).await,
+            Answer::Hangs(_)
+        ));
+        assert!(matches!(
+            answer(&mut asker, "/", 2).await,
+            Answer::Given(Ok(_))
+        ));
         asker.tidy();
         let Answer::Hangs(since) = answer(&mut asker, "/hang", 3).await else {
             panic!("it is not asked a second time");
@@ -187,7 +197,9 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), back).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), back)
+            .await
+            .unwrap();
         assert!(asker.hanging.is_empty());
     }
 
