@@ -5,6 +5,7 @@ mod app;
 mod args;
 mod baseline;
 mod descriptors;
+mod inbox;
 mod load;
 mod process;
 mod report;

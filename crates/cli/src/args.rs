@@ -146,7 +146,7 @@ pub(crate) struct EventsArgs {
     pub(crate) follow: bool,
 
     /// At most this many: the newest ones [default: 100, with --follow 10, with --since all]
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: Option<u32>,
 
     /// Only events since then

@@ -8,7 +8,7 @@ use crate::args::EventsArgs;
 use crate::client::{Client, ClientError, EventFilter};
 use crate::escape::escape;
 use crate::follow::{Follower, Step};
-use crate::output::{Look, Output};
+use crate::output::{self, Look, Output};
 use crate::style::Tone;
 use crate::{json, table, time, words};
 
@@ -40,7 +40,7 @@ pub(crate) fn run(client: Arc<Client>, args: &EventsArgs, out: &mut Output) -> a
     }
     if !args.follow {
         if events.is_empty() && !args.json {
-            eprintln!("rollcall: no such events");
+            output::complain("no such events");
         }
         return Ok(());
     }
@@ -147,7 +147,7 @@ fn follow(
     loop {
         let step = follower.next().map_err(ClientError::with_exit)?;
         if let Some(notice) = notice(&step) {
-            eprintln!("rollcall: {notice}");
+            output::complain(&notice);
         }
         if let Step::Event(event) = step {
             print(&event, is_json, out)?;

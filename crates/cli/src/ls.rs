@@ -7,7 +7,7 @@ use rollcall_protocol::api::{Health, Presence, SlaveRow};
 use crate::args::LsArgs;
 use crate::client::{Client, ClientError};
 use crate::escape::escape;
-use crate::output::{Look, Output};
+use crate::output::{self, Look, Output};
 use crate::style::Tone;
 use crate::table::{self, Column, Field};
 use crate::{json, time, words};
@@ -48,13 +48,10 @@ pub(crate) fn run(client: &Client, args: &LsArgs, out: &mut Output) -> anyhow::R
     }
     warn_if_degraded(client);
     if rows.is_empty() {
-        eprintln!(
-            "rollcall: {}",
-            match known {
-                0 => "no slave has reported to this master yet".to_owned(),
-                _ => format!("none of the {known} slaves is like that"),
-            }
-        );
+        output::complain(&match known {
+            0 => "no slave has reported to this master yet".to_owned(),
+            _ => format!("none of the {known} slaves is like that"),
+        });
         return Ok(());
     }
     for line in lines(&rows, client.now_ms(), out.look()) {
@@ -132,10 +129,10 @@ fn warn_if_degraded(client: &Client) {
         && !readiness.ready
     {
         let reason = readiness.reason.unwrap_or_default();
-        eprintln!(
-            "rollcall: the master is not storing reports, so the roll may be old: {}",
+        output::complain(&format!(
+            "the master is not storing reports, so the roll may be old: {}",
             escape(&reason)
-        );
+        ));
     }
 }
 

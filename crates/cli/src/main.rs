@@ -36,10 +36,12 @@ fn main() -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         Err(error) if is_reader_gone(&error) => Exit::Ok.into(),
         Err(error) => {
-            eprintln!("rollcall: {error}");
+            let mut text = error.to_string();
             for cause in error.chain().skip(1) {
-                eprintln!("  caused by: {}", escape::escape(&cause.to_string()));
+                text.push_str("\n  caused by: ");
+                text.push_str(&escape::escape(&cause.to_string()));
             }
+            output::complain(&text);
             let exit = error.chain().find_map(|cause| cause.downcast_ref());
             exit.map_or(Exit::Failure, |error: &ExitError| error.exit)
                 .into()

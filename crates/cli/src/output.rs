@@ -16,6 +16,13 @@ impl OutputError {
     }
 }
 
+/// Tells the person at standard error, whatever standard output is used for. `text` must be safe
+/// for a terminal.
+pub(crate) fn complain(text: &str) {
+    // Unlike eprintln, this does not panic when the terminal has been closed.
+    drop(writeln!(io::stderr(), "rollcall: {text}"));
+}
+
 /// How text is to look.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {

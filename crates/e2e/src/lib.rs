@@ -1,1 +1,43 @@
-//! placeholder
+//! Tests that run the real binaries, and what they need for it.
+//!
+//! ```text
+//!   binaries   builds the programs once, or takes them from ROLLCALL_E2E_BIN_DIR
+//!   config     a configuration file, key by key
+//!   daemon     a running process: its log, its signals, its end. Dropping it ends it
+//!   master     a master with ports, state and configuration of its own, over any number of starts
+//!   slave      the same for a slave
+//!   api        reads a master over HTTP
+//!   peer       speaks the wire protocol, rightly or wrongly
+//!   bench      runs rollcall-bench
+//!   disk       a small file system that can be filled
+//!   source     the repository's own files
+//! ```
+//!
+//! Nothing here sleeps and hopes: whatever is waited for is polled for, with a limit, and named when
+//! it does not come. Ports are picked by the kernel and stay reserved for the test. Only processes
+//! that a test started are ended, by their pid.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod bench;
+pub mod binaries;
+pub mod config;
+pub mod daemon;
+pub mod disk;
+pub mod events;
+pub mod log;
+pub mod master;
+pub mod peer;
+pub mod ports;
+pub mod skip;
+pub mod slave;
+pub mod source;
+pub mod wait;
+
+pub use api::Api;
+pub use daemon::Daemon;
+pub use log::LogLine;
+pub use master::Master;
+pub use peer::Peer;
+pub use slave::Slave;
+pub use wait::wait_until;

@@ -11,6 +11,7 @@ use rollcall_os::clock;
 use rollcall_os::exit::{Exit, ExitError, ExitWith};
 use rollcall_os::log::{self, LogHandle};
 use rollcall_os::signal::{Signal, Signals};
+use rollcall_os::socket;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
@@ -75,11 +76,12 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         reactor: Rc::clone(&reactor),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
-        liveness: config.liveness,
         connections_max,
     };
     let mut accepts = JoinSet::new();
     for listener in listeners {
+        // Accepted connections inherit it: no system call is spent on each.
+        socket::tune(&listener, &config.liveness).context("can't set socket options")?;
         log_listening(&listener);
         accepts.spawn_local(accepting.clone().run(listener));
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rollcall_os::clock;
-use rollcall_os::socket::{self, ListenError, Liveness};
+use rollcall_os::socket::{self, ListenError};
 use rollcall_protocol::session::Refusal;
 use rollcall_protocol::wire::ErrorCode;
 use tokio::net::{TcpListener, TcpStream};
@@ -67,7 +67,6 @@ pub(crate) struct Accepting {
     pub(crate) reactor: Rc<Reactor>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    pub(crate) liveness: Liveness,
     pub(crate) connections_max: usize,
 }
 
@@ -110,10 +109,6 @@ impl Accepting {
             );
             let busy = Refusal::for_now(ErrorCode::Busy, text, ACCEPT_PAUSE);
             self.reactor.log_refused(peer, &busy);
-            return;
-        }
-        if let Err(error) = socket::tune(&stream, &self.liveness) {
-            tracing::debug!(event = "connection_broken", peer = %peer, error = %error, "the connection broke");
             return;
         }
         let connection = Connection::new(Rc::clone(&self.reactor), peer);

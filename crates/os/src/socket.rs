@@ -96,8 +96,10 @@ pub fn listen(address: SocketAddr, backlog: u16) -> Result<TcpListener, ListenEr
     }
 }
 
-/// Prepares an accepted or connected socket: acks and reports leave at once (TCP_NODELAY), a dead
-/// peer is noticed.
+/// Prepares a socket: acks and reports leave at once (TCP_NODELAY), a dead peer is noticed.
+///
+/// On a listener it holds for every connection that is accepted from then on: on Linux those inherit
+/// the listener's options.
 ///
 /// # Errors
 /// What setsockopt(2) says; the connection is of no use then.
@@ -175,4 +177,138 @@ pub fn make_room_for_frame(socket: &impl AsFd) -> io::Result<()> {
 pub fn drain(socket: &impl AsFd) -> io::Result<bool> {
     let mut scratch = [MaybeUninit::uninit(); 4096];
     Ok(SockRef::from(socket).recv(&mut scratch)? == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+
+    const LIVENESS: Liveness = Liveness {
+        keepalive_idle: Duration::from_secs(33),
+        keepalive_interval: Duration::from_secs(7),
+        user_timeout: Duration::from_millis(4321),
+    };
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    fn accept(listener: &TcpListener) -> TcpStream {
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().unwrap().0
+    }
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = listen(loopback(), 16).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = accept(&listener);
+        (client, server)
+    }
+
+    #[test]
+    fn accepted_connections_inherit_what_the_listener_was_told() {
+        let listener = listen(loopback(), 16).unwrap();
+        tune(&listener, &LIVENESS).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = accept(&listener);
+        let server = SockRef::from(&server);
+        assert!(server.tcp_nodelay().unwrap());
+        assert!(server.keepalive().unwrap());
+        assert_eq!(
+            server.tcp_keepalive_time().unwrap(),
+            LIVENESS.keepalive_idle
+        );
+        assert_eq!(
+            server.tcp_keepalive_interval().unwrap(),
+            LIVENESS.keepalive_interval
+        );
+        assert_eq!(
+            server.tcp_user_timeout().unwrap(),
+            Some(LIVENESS.user_timeout)
+        );
+    }
+
+    #[test]
+    fn peeked_bytes_stay_until_they_are_discarded() {
+        let (mut client, mut server) = pair();
+        client.write_all(b"0123456789").unwrap();
+        let mut buffer = [0; 64];
+        let mut peeked = 0;
+        while peeked < 10 {
+            peeked = peek(&server, &mut buffer).unwrap();
+        }
+        let again = peek(&server, &mut buffer).unwrap();
+        assert_eq!(&buffer[..again], b"0123456789");
+        discard(&server, 4, &mut [0; 3]).unwrap();
+        let mut rest = [0; 6];
+        server.read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"456789");
+    }
+
+    #[test]
+    fn a_frame_of_the_largest_size_fits_without_being_taken() {
+        let listener = listen(loopback(), 16).unwrap();
+        // As on a host with a small net.ipv4.tcp_rmem.
+        SockRef::from(&listener).set_recv_buffer_size(8192).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = accept(&listener);
+        let writer = std::thread::spawn(move || {
+            // Fails if the other side gives up.
+            let _ = client.write_all(&vec![7; FRAME_BYTES_MAX]);
+            client
+        });
+        make_room_for_frame(&server).unwrap();
+        let mut buffer = vec![0; FRAME_BYTES_MAX];
+        let deadline = crate::clock::boot() + Duration::from_secs(10);
+        while peek(&server, &mut buffer).unwrap() < FRAME_BYTES_MAX {
+            assert!(
+                crate::clock::boot() < deadline,
+                "the frame never became whole"
+            );
+            std::thread::yield_now();
+        }
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_listener_binds_over_the_time_wait_of_the_last_one() {
+        let listener = listen(loopback(), 16).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        // The server closes first: TIME_WAIT is on its side.
+        drop(accept(&listener));
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        drop(client);
+        drop(listener);
+        listen(address, 16).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_told_with_the_remedy() {
+        let listener = listen(loopback(), 16).unwrap();
+        let address = listener.local_addr().unwrap();
+        let error = listen(address, 16).unwrap_err();
+        assert!(error.is_in_use());
+        let text = error.to_string();
+        assert!(
+            text.contains(&address.to_string()) && text.contains("another port"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_ipv6_listener_leaves_the_same_port_free_on_ipv4() {
+        let Ok(six) = listen(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0)), 16) else {
+            eprintln!("SKIPPED: this host has no IPv6");
+            return;
+        };
+        let port = six.local_addr().unwrap().port();
+        match listen(SocketAddr::from(([127, 0, 0, 1], port)), 16) {
+            Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }

@@ -5,12 +5,13 @@
 
 use std::io;
 
-use rollcall_protocol::frame::{self, Frame, Frames};
+use rollcall_protocol::frame::{self, FrameError};
 use rollcall_protocol::limits::{
     FRAME_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX, ID_BYTES, VERSION_MAX, WINDOW,
 };
 use rollcall_protocol::wire::{Hello, Mark, Mode, ToMaster, ToSlave, Welcome, to_master, to_slave};
 
+use crate::inbox::Inbox;
 use crate::template::varint;
 
 /// Tags of the encoding: the field's number and how it is written.
@@ -22,8 +23,7 @@ const TAG_SEQUENCE: u8 = 2 << 3;
 /// What a server keeps of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    /// Bytes of a frame that is not whole yet.
-    partial: Vec<u8>,
+    inbox: Inbox,
     /// Reports still to come in per-message mode.
     frames_left: Option<u32>,
 }
@@ -55,55 +55,24 @@ impl Peer {
         self.frames_left.is_some()
     }
 
-    /// Hands each whole frame to `take`.
+    /// Hands each item that `bytes` makes whole to `take`.
     pub(super) fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Item<'_>)) -> io::Result<()> {
-        if self.partial.is_empty() {
-            let taken = self.each(bytes, &mut take)?;
-            self.partial.extend_from_slice(&bytes[taken..]);
-        } else {
-            let mut whole = std::mem::take(&mut self.partial);
-            whole.extend_from_slice(bytes);
-            let taken = self.each(&whole, &mut take)?;
-            whole.drain(..taken);
-            if !whole.is_empty() {
-                self.partial = whole;
+        let frames_left = &mut self.frames_left;
+        let result: Result<(), FrameError> = self.inbox.feed(bytes, |frame, whole| {
+            if let Some((stream, sequence)) = pick_report(frame.payload) {
+                *frames_left = frames_left.map(|left| left.saturating_sub(1));
+                take(Item::Report {
+                    stream,
+                    sequence,
+                    frame: whole,
+                });
+            } else if let Some(to_master::Kind::Hello(hello)) = frame.decode::<ToMaster>()?.kind {
+                *frames_left = (hello.mode() == Mode::PerMessage).then_some(hello.frames);
+                take(Item::Welcome(Box::new(welcome(&hello))));
             }
-        }
-        Ok(())
-    }
-
-    fn each(&mut self, bytes: &[u8], take: &mut impl FnMut(Item<'_>)) -> io::Result<usize> {
-        let mut frames = Frames::new(bytes, FRAME_PAYLOAD_BYTES_MAX);
-        let mut start = 0;
-        while let Some(frame) = frames.next_frame().map_err(io::Error::other)? {
-            match pick_report(frame.payload) {
-                Some((stream, sequence)) => {
-                    self.frames_left = self.frames_left.map(|left| left.saturating_sub(1));
-                    let frame = &bytes[start..frames.taken()];
-                    take(Item::Report {
-                        stream,
-                        sequence,
-                        frame,
-                    });
-                }
-                None => self.handle_other(&frame, take)?,
-            }
-            start = frames.taken();
-        }
-        Ok(frames.taken())
-    }
-
-    fn handle_other(
-        &mut self,
-        frame: &Frame<'_>,
-        take: &mut impl FnMut(Item<'_>),
-    ) -> io::Result<()> {
-        let message: ToMaster = frame.decode().map_err(io::Error::other)?;
-        if let Some(to_master::Kind::Hello(hello)) = message.kind {
-            self.frames_left = (hello.mode() == Mode::PerMessage).then_some(hello.frames);
-            take(Item::Welcome(Box::new(welcome(&hello))));
-        }
-        Ok(())
+            Ok(())
+        });
+        result.map_err(io::Error::other)
     }
 }
 
@@ -170,6 +139,7 @@ pub(super) fn read_buffer() -> Box<[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use rollcall_protocol::frame::Frame;
     use rollcall_protocol::wire::{Ack, Pending};
 
     use super::*;

@@ -34,8 +34,22 @@ struct Group {
     acks: Vec<Due>,
 }
 
+impl Group {
+    /// One ack covers all reports of a connection in the group; `place` is where it stood last.
+    fn add(&mut self, place: &mut usize, due: Due) {
+        let key = |due: &Due| (due.at, due.generation, due.stream);
+        match self.acks.get_mut(*place) {
+            Some(earlier) if key(earlier) == key(&due) => *earlier = due,
+            _ => {
+                *place = self.acks.len();
+                self.acks.push(due);
+            }
+        }
+    }
+}
+
 /// An ack that is due: of the connection at this place, if it is still the one of this generation.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Due {
     at: usize,
     generation: u64,
@@ -278,7 +292,16 @@ impl Connection {
                 }
             })?;
             if let Some((stream, sequence)) = newest {
-                self.due(at, stream, sequence, group);
+                let generation = self.generation;
+                group.add(
+                    &mut self.due_at,
+                    Due {
+                        at,
+                        generation,
+                        stream,
+                        sequence,
+                    },
+                );
             }
             if let Some(welcome) = welcome {
                 append(&welcome, &mut self.unsent)?;
@@ -288,25 +311,6 @@ impl Connection {
             }
             if count < buffer.len() && !to_the_end {
                 return Ok(true);
-            }
-        }
-    }
-
-    /// One ack covers all reports of the connection in the group.
-    fn due(&mut self, at: usize, stream: u64, sequence: u64, group: &mut Group) {
-        let generation = self.generation;
-        match group.acks.get_mut(self.due_at) {
-            Some(due) if due.at == at && due.generation == generation && due.stream == stream => {
-                due.sequence = sequence;
-            }
-            _ => {
-                self.due_at = group.acks.len();
-                group.acks.push(Due {
-                    at,
-                    generation,
-                    stream,
-                    sequence,
-                });
             }
         }
     }
@@ -338,5 +342,32 @@ impl Connection {
             self.unsent.drain(..taken);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_has_one_ack_in_a_group_and_it_is_the_newest() {
+        let due = |at, sequence| Due {
+            at,
+            generation: 1,
+            stream: 7,
+            sequence,
+        };
+        let mut group = Group::default();
+        let (mut first, mut second) = (0, 0);
+        group.add(&mut second, due(1, 5));
+        group.add(&mut first, due(0, 1));
+        group.add(&mut second, due(1, 9));
+        group.add(&mut first, due(0, 2));
+        assert_eq!(group.acks, [due(1, 9), due(0, 2)]);
+        // The next group begins anew, wherever the places point.
+        let mut next = Group::default();
+        next.add(&mut first, due(0, 3));
+        next.add(&mut second, due(1, 10));
+        assert_eq!(next.acks, [due(0, 3), due(1, 10)]);
     }
 }

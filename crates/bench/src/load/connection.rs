@@ -7,19 +7,19 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rollcall_protocol::Moment;
-use rollcall_protocol::frame::{FrameError, Frames};
-use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
+use rollcall_protocol::frame::FrameError;
 use rollcall_protocol::wire::ToSlave;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::inbox::Inbox;
 
 /// An open socket, or one that is being connected.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
     established: bool,
-    /// Bytes of a frame that is not whole yet.
-    partial: Vec<u8>,
+    inbox: Inbox,
     /// What the kernel would not take yet.
     unsent: Vec<u8>,
     /// What the poll was asked to tell.
@@ -62,7 +62,7 @@ impl Connection {
         Ok(Self {
             stream: TcpStream::from_std(socket.into()),
             established: false,
-            partial: Vec::new(),
+            inbox: Inbox::default(),
             unsent: Vec::new(),
             watched: None,
             heard_at: now,
@@ -148,34 +148,12 @@ impl Connection {
         }
     }
 
-    /// Cuts the whole frames out of what was read so far and `bytes`, and hands each to `handle`.
+    /// Takes in what was read, and hands each message that is whole to `handle`.
     pub(crate) fn take_in<E: From<FrameError>>(
         &mut self,
         bytes: &[u8],
         mut handle: impl FnMut(ToSlave) -> Result<(), E>,
     ) -> Result<(), E> {
-        if self.partial.is_empty() {
-            let taken = each_frame(bytes, &mut handle)?;
-            self.partial.extend_from_slice(&bytes[taken..]);
-        } else {
-            self.partial.extend_from_slice(bytes);
-            let taken = each_frame(&self.partial, &mut handle)?;
-            self.partial.drain(..taken);
-            if self.partial.is_empty() {
-                self.partial = Vec::new();
-            }
-        }
-        Ok(())
+        self.inbox.feed(bytes, |frame, _| handle(frame.decode()?))
     }
-}
-
-fn each_frame<E: From<FrameError>>(
-    bytes: &[u8],
-    handle: &mut impl FnMut(ToSlave) -> Result<(), E>,
-) -> Result<usize, E> {
-    let mut frames = Frames::new(bytes, FRAME_PAYLOAD_BYTES_MAX);
-    while let Some(frame) = frames.next_frame()? {
-        handle(frame.decode()?)?;
-    }
-    Ok(frames.taken())
 }

@@ -291,7 +291,6 @@ impl Slave {
         }
         self.window = None;
         self.leaving = false;
-        self.sent = self.acked;
         self.backoff.handle_down(now, fastrand::u64(..))
     }
 
@@ -335,7 +334,7 @@ impl Slave {
             return Err(Fault::Violation(ErrorKind::BadAck));
         }
         if ack.sequence <= self.acked {
-            self.acked_total += 1; tally.repeated_acks += 1;
+            tally.repeated_acks += 1;
             return Ok(());
         }
         if let Some(lost_at) = self.lost_at.take() {

@@ -33,7 +33,7 @@ pub(crate) enum Fault {
     },
     /// It says nothing at all.
     Silent,
-    /// It loses the last report of every stream between two connections.
+    /// It loses the last two reports of every stream between two connections.
     Forget,
     /// It acks one more than it got.
     AckAhead,
@@ -256,7 +256,7 @@ fn welcome(hello: &Hello, shared: &Shared) -> Welcome {
     entry.per_message = hello.mode() == Mode::PerMessage;
     let mark = entry.marks.entry(hello.stream).or_insert(0);
     if shared.fault == Fault::Forget {
-        *mark = mark.saturating_sub(1);
+        *mark = mark.saturating_sub(2);
     }
     let sequence = *mark;
     let marks = vec![Mark {

@@ -26,7 +26,7 @@ use anyhow::{Context, bail};
 use rollcall_os::clock;
 use rollcall_os::exit::Exit;
 use rollcall_protocol::Moment;
-use rollcall_protocol::api::Presence;
+use rollcall_protocol::api::{Presence, SlaveRow};
 
 pub(crate) use self::children::become_child;
 use self::children::{Daemon, Role};
@@ -49,7 +49,7 @@ const LOOPBACK: Patience = Patience {
     ..Patience::USUAL
 };
 /// The time that a daemon may take to end after SIGTERM; then comes SIGKILL.
-const STOP_MAX: Duration = Duration::from_secs(10);
+const STOP_MAX: Duration = Duration::from_secs(15);
 /// Starts of the master that may fail because another process took the port in between.
 const START_ATTEMPTS: u32 = 3;
 
@@ -115,7 +115,9 @@ impl Up<'_> {
 
     /// The master, answering; none if a signal came first.
     fn start_master(&mut self) -> anyhow::Result<Option<(Pair, Ports)>> {
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let ports = Ports::pick(self.args.free_ports)?;
             for note in ports.notes() {
                 self.out.line(&format!("note    {note}"))?;
@@ -152,7 +154,6 @@ impl Up<'_> {
                 }
             }
         }
-        Ok(None)
     }
 
     fn with_master(&mut self, pair: &mut Pair, ports: Ports) -> anyhow::Result<()> {
@@ -166,14 +167,11 @@ impl Up<'_> {
         let slave_pid = slave.pid();
         let client = Arc::new(Client::new(ports.url(), LOOPBACK));
         let started_ms = self.started_ms;
-        // The durable roll may still show the slave of an earlier run.
         let is_up = || {
-            client.slaves().is_ok_and(|roll| {
-                roll.slaves.iter().any(|row| {
-                    row.presence == Presence::Up
-                        && row.last_seen_ms.is_some_and(|seen| seen >= started_ms)
-                })
-            })
+            client.readiness().is_ok_and(|readiness| readiness.ready)
+                && client
+                    .slaves()
+                    .is_ok_and(|roll| roll.slaves.iter().any(|row| is_up_since(row, started_ms)))
         };
         match self.wait_until(is_up)? {
             Waited::Ready => {}
@@ -183,14 +181,15 @@ impl Up<'_> {
         let took = clock::boot().saturating_since(self.started);
         self.out.line(&format!("up in {} ms", took.as_millis()))?;
         self.out.line(&advice(slave_pid, ports))?;
-        watch::roll(Arc::clone(&client), self.tell.clone())?;
-        watch::events(client, self.started_ms, self.tell.clone())?;
-        self.show(pair)
+        self.show(pair, client)
     }
 
     /// Shows what happens until it is time to end.
-    fn show(&mut self, pair: &mut Pair) -> anyhow::Result<()> {
+    fn show(&mut self, pair: &mut Pair, client: Arc<Client>) -> anyhow::Result<()> {
         let mut screen = Screen::new(self.out.is_terminal());
+        screen.roll(watch::look(&client), self.out)?;
+        watch::roll(Arc::clone(&client), self.tell.clone())?;
+        watch::events(client, self.started_ms, self.tell.clone())?;
         let end = self
             .args
             .duration
@@ -287,6 +286,12 @@ impl Pair {
             _ => &mut self.master,
         }
     }
+}
+
+/// Whether the slave is up by a report of this run: the durable roll may still show it as it was
+/// in an earlier one.
+fn is_up_since(row: &SlaveRow, started_ms: i64) -> bool {
+    row.presence == Presence::Up && row.last_seen_ms.is_some_and(|seen| seen >= started_ms)
 }
 
 fn stop_notice(signal: &str) -> String {

@@ -67,21 +67,21 @@ pub(super) fn signals(tell: Sender<Happening>) -> io::Result<()> {
 /// Tells of the roll again and again.
 pub(super) fn roll(client: Arc<Client>, tell: Sender<Happening>) -> io::Result<()> {
     spawn("roll", move || {
-        loop {
-            let slaves = client.slaves().ok().map(|list| list.slaves);
-            let readiness = client.readiness().ok().filter(|readiness| !readiness.ready);
-            let reason = readiness.map(|readiness| readiness.reason.unwrap_or_default());
-            let roll = Roll {
-                slaves,
-                degraded: reason.map(|reason| escape(&reason).into_owned()),
-                now_ms: client.now_ms(),
-            };
-            if tell.send(Happening::Roll(roll)).is_err() {
-                return;
-            }
+        while tell.send(Happening::Roll(look(&client))).is_ok() {
             thread::sleep(ROLL_EVERY);
         }
     })
+}
+
+/// The roll as it is now.
+pub(super) fn look(client: &Client) -> Roll {
+    let readiness = client.readiness().ok().filter(|readiness| !readiness.ready);
+    let reason = readiness.map(|readiness| readiness.reason.unwrap_or_default());
+    Roll {
+        slaves: client.slaves().ok().map(|list| list.slaves),
+        degraded: reason.map(|reason| escape(&reason).into_owned()),
+        now_ms: client.now_ms(),
+    }
 }
 
 /// Tells of each event from `since_ms` on.

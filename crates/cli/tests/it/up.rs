@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -27,15 +26,17 @@ struct Trial {
 impl Trial {
     fn new(master: &str, slave: &str) -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        let own = scratch.path().join("rollcall");
-        fs::copy(env!("CARGO_BIN_EXE_rollcall"), own).unwrap();
         let trial = Self { scratch };
+        install(
+            Path::new(env!("CARGO_BIN_EXE_rollcall")),
+            &trial.file("rollcall"),
+        );
         for (name, script) in [("master", master), ("slave", slave)] {
             let here = trial.scratch.path().to_str().unwrap();
             let script = script.replace("HERE", here).replace("NAME", name);
-            let path = trial.file(&format!("rollcall-{name}"));
-            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            let source = trial.file(&format!("{name}.sh"));
+            fs::write(&source, format!("#!/bin/sh\n{script}\n")).unwrap();
+            install(&source, &trial.file(&format!("rollcall-{name}")));
         }
         trial
     }
@@ -137,6 +138,14 @@ impl Up {
         all.push_str(&text(&out.stderr));
         (out.status, all)
     }
+}
+
+/// Copies a program. Another process does it: a descriptor that is open for writing here would be
+/// inherited by what another test starts meanwhile, and the copy could not be run ("text file busy").
+fn install(from: &Path, to: &Path) {
+    let mut install = Command::new("install");
+    let status = install.args(["-m", "755"]).args([from, to]).status();
+    assert!(status.unwrap().success());
 }
 
 fn read_config(path: &Path) -> Option<toml::Table> {

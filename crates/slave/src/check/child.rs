@@ -19,7 +19,6 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -104,7 +103,7 @@ impl Remains {
 pub(crate) async fn run(program: &Program, cancel: &CancellationToken) -> (Run, Option<Remains>) {
     let deadline = tokio::time::Instant::now() + program.timeout;
     // Before the start, so that no exit is missed.
-    let mut exits = match signal(SignalKind::child()) {
+    let exits = match signal(SignalKind::child()) {
         Ok(exits) => exits,
         Err(error) => return (Run::silent(Ended::Failed(error)), None),
     };
@@ -158,7 +157,7 @@ async fn watch(
     }
     group.signal(Signal::KILL);
     wait(&mut group, &mut exits, &mut drain, KILL_WAIT).await;
-    let _ = tokio::time::timeout(DRAIN_WAIT, drain.to_end()).await;
+    let _ = tokio::time::timeout(DRAIN_WAIT, drain.read_to_end()).await;
     let (stdout, stderr) = drain.into_output();
     let (ended, remains) = match (group.reap(), early) {
         (Ok(Some(status)), None) => (Ended::Exited(status), None),

@@ -28,7 +28,7 @@ impl Drain {
     }
 
     /// Reads until nobody holds the writing ends any more. Cancel safe.
-    pub(crate) async fn to_end(&mut self) {
+    pub(crate) async fn read_to_end(&mut self) {
         while !(self.stdout.at_end && self.stderr.at_end) {
             tokio::select! {
                 () = self.stdout.read(), if !self.stdout.at_end => {}
@@ -39,7 +39,7 @@ impl Drain {
 
     /// Reads, and waits for ever at the end. Cancel safe.
     pub(crate) async fn forever(&mut self) -> Infallible {
-        self.to_end().await;
+        self.read_to_end().await;
         std::future::pending().await
     }
 

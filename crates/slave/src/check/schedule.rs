@@ -8,7 +8,7 @@ use rollcall_os::clock;
 use rollcall_protocol::wire::Check;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::child::{self, Program, Run, TERM_GRACE};
@@ -172,11 +172,10 @@ async fn repeat(
     results: mpsc::Sender<Check>,
     cancel: CancellationToken,
 ) {
-    let mut ticks = interval_at(Instant::now() + first, job.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut due = Instant::now() + first;
     loop {
         let turn = async {
-            ticks.tick().await;
+            sleep_until(due).await;
             permits.acquire().await
         };
         // A run ends by itself when it is cancelled: its group has to be ended first.
@@ -207,7 +206,14 @@ async fn repeat(
         if cancel.run_until_cancelled(rest).await.is_none() {
             return;
         }
+        due = next_due(due, Instant::now(), job.interval);
     }
+}
+
+/// The first tick after `now` of the beat that had one at `due`: missed ones stay skipped.
+fn next_due(due: Instant, now: Instant, interval: Duration) -> Instant {
+    let missed = now.saturating_duration_since(due).as_nanos() / interval.as_nanos().max(1);
+    due + interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1))
 }
 
 #[cfg(test)]

@@ -152,6 +152,7 @@ mod tests {
             health: Health::Unknown.into(),
             status: Some(status),
             clock_offset_ms: Some(i64::MIN),
+            preview: true,
         };
         let frame = ToMaster {
             kind: Some(to_master::Kind::Report(report)),

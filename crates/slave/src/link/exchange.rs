@@ -408,7 +408,7 @@ impl<'a> Exchange<'a> {
                 tracing::warn!(
                     event = "stream_resync",
                     master = %self.master,
-                    stream = resync.stream,
+                    stream = %format_args!("{:016x}", resync.stream),
                     sequence = resync.sequence,
                     "the master knows more of this stream than the spool: the state folder is an older copy; its reports go on in a new stream"
                 );

@@ -78,7 +78,7 @@ impl Feed {
         if let Body::Report(report) = body {
             tracing::error!(
                 event = "report_too_large",
-                stream = report.stream,
+                stream = %format_args!("{:016x}", report.stream),
                 sequence = report.sequence,
                 "a report is larger than the master allows and is given up: shorten the output of checks"
             );

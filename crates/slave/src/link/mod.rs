@@ -74,7 +74,7 @@ pub(crate) struct LinkConfig {
 
 /// Why a session could not be had or has ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LinkError {
+enum LinkError {
     /// No connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),

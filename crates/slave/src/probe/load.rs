@@ -18,7 +18,7 @@ pub(super) fn parse(text: &[u8]) -> Result<LoadAverage, ProbeError> {
 }
 
 fn judge(thresholds: &Thresholds, load: &LoadAverage, processors: u32) -> Finding {
-    let per_processor = f64::from(load.five) / f64::from(processors);
+    let per_processor = hundredths(load.five) / f64::from(processors);
     Finding {
         state: thresholds.judge(per_processor),
         text: format!(
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_five_minutes_per_processor_are_judged() {
-        let load = parse(b"0.50 8.10 3.07 2/613 12345\n").unwrap();
+        let load = parse(b"0.50 8.20 3.07 2/613 12345\n").unwrap();
         let thresholds = Thresholds {
             warning: Some(2.0),
             critical: Some(4.0),
@@ -83,9 +83,9 @@ mod tests {
         assert_eq!(found.state, Health::Warning);
         assert_eq!(
             found.text,
-            "0.50, 8.10, 3.07 over 1, 5 and 15 minutes; 2.02 per processor of 4"
+            "0.50, 8.20, 3.07 over 1, 5 and 15 minutes; 2.05 per processor of 4"
         );
-        assert_eq!(found.metrics[1], metric("load5", 8.1, ""));
+        assert_eq!(found.metrics[1], metric("load5", 8.2, ""));
         assert_eq!(judge(&thresholds, &load, 2).state, Health::Critical);
         assert_eq!(judge(&thresholds, &load, 8).state, Health::Ok);
     }

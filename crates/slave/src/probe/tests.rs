@@ -36,8 +36,7 @@ async fn this_host_has_real_figures() {
         "disk:/",
     ] {
         let check = checks.iter().find(|check| check.name == name);
-        let check =
-            check.unwrap_or_else(|| panic!("{name} is missing: {:?}", self::names(&checks)));
+        let check = check.unwrap_or_else(|| panic!("{name} is missing: {:?}", names(&checks)));
         assert!(!check.text.is_empty());
         assert!(check.state() != Health::Unknown, "{check:?}");
     }
@@ -74,7 +73,7 @@ async fn probes_that_are_off_are_not_there() {
         ..Config::default()
     });
     let checks = sample(&mut probes).await;
-    assert_eq!(self::names(&checks), ["load", "cpu"]);
+    assert_eq!(names(&checks), ["load", "cpu"]);
 }
 
 #[test]

@@ -33,8 +33,8 @@ use std::path::PathBuf;
 
 use rollcall_protocol::wire;
 
-pub(crate) use folder::Folder;
-pub(crate) use handle::Spool;
+use folder::Folder;
+pub(crate) use handle::{Ended, Spool, SpoolEnd};
 pub(crate) use limits::SpoolLimits;
 pub(crate) use queue::BEFORE_ALL;
 

@@ -389,7 +389,7 @@ impl Queue {
         let given_up = entries::give_up(&self.connection, line, reason, self.reader);
         tracing::error!(
             event = "spool_entry_damaged",
-            stream = line.stream,
+            stream = %format_args!("{:016x}", line.stream),
             sequence = line.last,
             error = ?given_up.err(),
             "a report of the spool can't be decoded and becomes a gap"

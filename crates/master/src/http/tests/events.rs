@@ -1,6 +1,7 @@
 //! The history over HTTP, and streams that are cut off and resumed while events are being added.
 
 use std::io::{BufRead, BufReader};
+use std::sync::mpsc::Sender;
 
 use rollcall_protocol::api::EventList;
 
@@ -161,40 +162,62 @@ fn a_stream_begins_where_it_is_asked_to() {
 }
 
 #[test]
+fn a_hole_in_what_is_published_is_filled_from_the_database() {
+    let mut server = Server::start();
+    let mut stream = Stream::open(&server, "/v1/events", None);
+    server.store(1, vec![event(1), event(2), event(3)]);
+    server.publish(vec![event(3)]);
+    assert_eq!(stream.take(3), [1, 2, 3]);
+    server.publish(vec![event(2), event(3)]);
+    server.commit(2, vec![event(4)]);
+    assert_eq!(stream.take(1), [4]);
+}
+
+/// Reads a stream and cuts it off again and again, each time a little later.
+fn read_in_pieces(address: SocketAddr, last_id: i64, ids: &Sender<i64>) {
+    let mut last = 0;
+    for piece in 1.. {
+        let mut stream = Stream::open_at(address, "/v1/events", Some(last));
+        for _ in 0..(37 * piece) {
+            let Some(id) = stream.next() else { break };
+            last = id;
+            if ids.send(id).is_err() || id >= last_id {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
 fn a_stream_that_is_cut_off_and_resumed_sees_every_event_once() {
     const EVENTS: i64 = 3_000;
     let mut server = Server::start();
+    let address = server.address;
     server.commit(1, (1..=700).map(event).collect());
-    let mut seen = Vec::new();
+    let mut seen: Vec<i64> = Vec::new();
     std::thread::scope(|scope| {
-        let address = server.address;
-        let (sender, cut) = std::sync::mpsc::channel();
-        scope.spawn(move || {
-            let mut last = Some(0);
-            let mut connections = 0;
-            loop {
-                let mut stream = Stream::open_at(address, "/v1/events", last);
-                connections += 1;
-                for _ in 0..(37 * connections) {
-                    let Some(id) = stream.next() else { break };
-                    last = Some(id);
-                    if sender.send(id).is_err() || id >= EVENTS {
-                        return;
-                    }
-                }
-            }
-        });
+        let (sender, ids) = std::sync::mpsc::channel();
+        scope.spawn(move || read_in_pieces(address, EVENTS, &sender));
         let mut next = 701;
-        let mut group = 2;
-        while next <= EVENTS {
+        for group in 2.. {
             // Bursts beyond the broadcast's capacity, and single events.
             let count = if group % 3 == 0 { 1 } else { 25 };
             let end = (next + count).min(EVENTS + 1);
             server.commit(group, (next..end).map(event).collect());
             next = end;
-            group += 1;
+            // Now and then the reader is level with the writer, so that it lives off the broadcast.
+            let wait = next > EVENTS || group % 4 == 0;
+            while wait && seen.last() != Some(&(next - 1)) {
+                let Ok(id) = ids.recv_timeout(Duration::from_secs(20)) else {
+                    server.cancel.cancel();
+                    panic!("no event after {:?}", seen.last());
+                };
+                seen.push(id);
+            }
+            if next > EVENTS {
+                break;
+            }
         }
-        seen.extend(cut);
     });
     assert_eq!(seen, (1..=EVENTS).collect::<Vec<_>>());
 }

@@ -84,18 +84,24 @@ impl Server {
         serde_json::from_str::<ApiError>(&body).unwrap().error
     }
 
-    /// Commits events as the reactor does it, and then publishes them.
+    /// Commits events and then publishes them, as the reactor does it.
     fn commit(&mut self, group: u64, events: Vec<EventRow>) {
-        self.opened
-            .handle
-            .commit(Group {
-                id: group,
-                events: events.clone(),
-                ..Group::default()
-            })
-            .unwrap();
+        self.store(group, events.clone());
+        self.publish(events);
+    }
+
+    fn store(&mut self, group: u64, events: Vec<EventRow>) {
+        let group = Group {
+            id: group,
+            events,
+            ..Group::default()
+        };
+        self.opened.handle.commit(group).unwrap();
         let outcome = self.opened.outcomes.blocking_recv();
         assert!(matches!(outcome, Some(Outcome::Committed { .. })));
+    }
+
+    fn publish(&self, events: Vec<EventRow>) {
         for event in events {
             // An error says that nobody listens.
             let _ = self.new_events.send(Arc::new(event));

@@ -6,9 +6,10 @@ use rollcall_os::config::{ConfigError, load_with, to_toml};
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::config::DEFAULTS;
 use crate::config::check::{Checks, RawCheck, RawChecks};
 
-/// The sections of this folder, as they stand in the default file.
+/// The sections of the default file that are about probes and checks.
 #[derive(Debug, Deserialize, Serialize, Validate)]
 pub(crate) struct Sections {
     #[garde(dive)]
@@ -19,8 +20,6 @@ pub(crate) struct Sections {
     #[garde(dive)]
     check: Vec<RawCheck>,
 }
-
-const DEFAULTS: &str = include_str!("../../../../../config/slave.probes.part.toml");
 
 /// Loads `text` over the defaults; the faults as they are shown, without the place.
 pub(crate) fn load(text: &str) -> Result<(Probes, Checks), Vec<String>> {

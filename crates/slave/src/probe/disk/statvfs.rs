@@ -154,32 +154,35 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::fs::{self, File};
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use tempfile::TempDir;
 
     use super::*;
 
-    /// As long as a test holds this, file systems called "hang" do not answer.
-    static GATE: Mutex<()> = Mutex::new(());
-
+    /// Hangs at a FIFO until somebody opens its other end.
     fn ask(point: &Path) -> io::Result<StatVfs> {
         if point.ends_with("hang") {
-            drop(GATE.lock());
+            drop(File::open(point)?);
         }
         statvfs("/").map_err(io::Error::from)
     }
 
-    async fn answer(asker: &mut Asker, point: &str, now: u64) -> Answer {
+    async fn answer(asker: &mut Asker, point: impl AsRef<Path>, now: u64) -> Answer {
         let deadline = Instant::now() + Duration::from_secs(10);
         let now = Moment::new(Duration::from_secs(now));
-        asker.ask(Path::new(point), now, deadline).await
+        asker.ask(point.as_ref(), now, deadline).await
     }
 
     #[tokio::test]
     async fn one_that_hangs_does_not_hold_up_the_others() {
         let mut asker = Asker::new(ask);
-        let gate = GATE.lock().unwrap();
+        let folder = TempDir::new().unwrap();
+        let hang = folder.path().join("hang");
+        mknodat(CWD, &hang, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         assert!(matches!(
-            answer(&mut asker, "/hang", 1).await,
+            answer(&mut asker, &hang, 1).await,
             Answer::Hangs(_)
         ));
         assert!(matches!(
@@ -187,13 +190,13 @@ mod tests {
             Answer::Given(Ok(_))
         ));
         asker.tidy();
-        let Answer::Hangs(since) = answer(&mut asker, "/hang", 3).await else {
+        let Answer::Hangs(since) = answer(&mut asker, &hang, 3).await else {
             panic!("it is not asked a second time");
         };
         assert_eq!(since, Moment::new(Duration::from_secs(1)));
-        drop(gate);
+        let gate = fs::OpenOptions::new().write(true).open(&hang).unwrap();
         let back = async {
-            while !matches!(answer(&mut asker, "/hang", 4).await, Answer::Given(Ok(_))) {
+            while !matches!(answer(&mut asker, &hang, 4).await, Answer::Given(Ok(_))) {
                 tokio::task::yield_now().await;
             }
         };
@@ -201,6 +204,7 @@ mod tests {
             .await
             .unwrap();
         assert!(asker.hanging.is_empty());
+        drop(gate);
     }
 
     #[tokio::test]

@@ -1,0 +1,237 @@
+//! The master's session against any sequence of messages.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use rollcall_protocol::Moment;
+use rollcall_protocol::limits::{INTERVAL_MAX, INTERVAL_MIN, PER_MESSAGE_FRAMES_MAX, STREAMS_MAX};
+use rollcall_protocol::name;
+use rollcall_protocol::session::MasterSession;
+use rollcall_protocol::session::master::Step;
+use rollcall_protocol::wire::{
+    ErrorCode, Hello, Mode, Pending, Report, SlaveGoodbye, ToMaster, to_master::Kind,
+};
+
+use crate::messages;
+
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn at(ms: u64) -> Moment {
+    Moment::new(Duration::from_millis(ms))
+}
+
+fn session() -> MasterSession {
+    MasterSession::new(Moment::ZERO, HELLO_TIMEOUT)
+}
+
+fn message(kind: Kind) -> ToMaster {
+    ToMaster { kind: Some(kind) }
+}
+
+/// What a session that was written a second time, as a list of rules, would say of the steps that
+/// have come out so far.
+#[derive(Default)]
+struct Watcher {
+    hello: Option<Hello>,
+    counted: u32,
+    goodbye: bool,
+}
+
+impl Watcher {
+    fn is_complete(&self) -> bool {
+        let announced = self.hello.as_ref().filter(|hello| hello.mode() == Mode::PerMessage);
+        self.goodbye || announced.is_some_and(|hello| self.counted == hello.frames)
+    }
+
+    fn check(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        prop_assert!(!self.is_complete(), "{step:?} after the last frame");
+        match step {
+            Step::Opened(hello) => {
+                prop_assert!(self.hello.is_none(), "opened twice");
+                check_range(hello)?;
+                self.hello = Some((**hello).clone());
+            }
+            Step::Report(report) => self.count(report.stream, report.sequence, report.sequence)?,
+            Step::Gap(gap) => self.count(gap.stream, gap.first, gap.last)?,
+            Step::Goodbye(_) => {
+                prop_assert!(self.hello.is_some(), "a goodbye before Hello");
+                self.goodbye = true;
+            }
+            Step::Skipped => prop_assert!(self.hello.is_some(), "skipped before Hello"),
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, stream: u64, first: u64, last: u64) -> Result<(), TestCaseError> {
+        let Some(hello) = &self.hello else {
+            return Err(TestCaseError::fail("a report before Hello"));
+        };
+        let announced = hello.pending.iter().any(|pending| pending.stream == stream);
+        prop_assert!(announced, "stream {stream} was not announced");
+        prop_assert!(1 <= first && first <= last && last <= i64::MAX.unsigned_abs());
+        self.counted += 1;
+        Ok(())
+    }
+}
+
+fn check_range(hello: &Hello) -> Result<(), TestCaseError> {
+    let interval = Duration::from_millis(hello.interval_ms.into());
+    prop_assert!((INTERVAL_MIN..=INTERVAL_MAX).contains(&interval));
+    prop_assert!(name::is_valid(&hello.name));
+    prop_assert_eq!(hello.slave_id.len(), 16);
+    prop_assert!(hello.stream != 0 && hello.pending.len() <= STREAMS_MAX);
+    prop_assert!(hello.frames <= PER_MESSAGE_FRAMES_MAX);
+    prop_assert_eq!(hello.pending.last().map(|last| last.stream), Some(hello.stream));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn nothing_comes_out_of_turn(messages in vec(messages::to_master(), 0..30)) {
+        follow(messages)?;
+    }
+
+    #[test]
+    fn nothing_comes_out_of_turn_after_a_hello(
+        hello in messages::valid_hello(),
+        messages in vec(messages::to_master(), 0..30),
+    ) {
+        let mut all = vec![message(Kind::Hello(hello))];
+        all.extend(messages);
+        let watcher = follow(all)?;
+        prop_assert!(watcher.hello.is_some(), "a Hello in range was refused");
+    }
+}
+
+/// Goes on after a refusal, which the daemon does not: even then nothing wrong may come out.
+fn follow(messages: Vec<ToMaster>) -> Result<Watcher, TestCaseError> {
+    let (mut session, mut watcher) = (session(), Watcher::default());
+    for message in messages {
+        match session.handle_message(message) {
+            Ok(step) => watcher.check(&step)?,
+            Err(refusal) => {
+                prop_assert!(!refusal.text.is_empty());
+                prop_assert!(refusal.retry_after.is_none());
+                prop_assert!(refusal.to_message().kind.is_some());
+            }
+        }
+        prop_assert_eq!(session.is_open(), watcher.hello.is_some());
+        prop_assert_eq!(session.is_complete(), watcher.is_complete());
+        prop_assert_eq!(session.deadline().is_none(), session.is_open());
+    }
+    Ok(watcher)
+}
+
+fn hello(mode: Mode, frames: u32) -> Hello {
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        slave_id: vec![1; 16],
+        name: "web-1".into(),
+        stream: 7,
+        next_sequence: 1,
+        interval_ms: 1_000,
+        mode: mode.into(),
+        pending: vec![Pending { stream: 7, first: 1 }],
+        frames,
+        ..Hello::default()
+    }
+}
+
+fn refused(hello: Hello) -> ErrorCode {
+    let refusal = session().handle_message(message(Kind::Hello(hello)));
+    refusal.expect_err("out of range").code
+}
+
+#[test]
+fn each_field_of_hello_has_its_range() {
+    let good = || hello(Mode::Pooled, 0);
+    let changes: [(&str, fn(&mut Hello)); 14] = [
+        ("id", |hello| hello.slave_id.truncate(15)),
+        ("name", |hello| hello.name.push('-')),
+        ("interval", |hello| hello.interval_ms = 9),
+        ("interval", |hello| hello.interval_ms = 86_400_001),
+        ("mode", |hello| hello.mode = 2),
+        ("frames", |hello| hello.frames = 17),
+        ("agent version", |hello| hello.agent_version = "x".repeat(65)),
+        ("stream 0", |hello| {
+            hello.stream = 0;
+            hello.pending[0].stream = 0;
+        }),
+        ("stream not last", |hello| hello.stream = 8),
+        ("no pending", |hello| hello.pending.clear()),
+        ("next sequence", |hello| hello.next_sequence = 0),
+        ("first", |hello| hello.pending[0].first = 1 << 63),
+        ("streams", |hello| hello.pending = vec![hello.pending[0]; 33]),
+        ("labels", |hello| {
+            hello.labels = (0..33).map(|n| (n.to_string(), String::new())).collect();
+        }),
+    ];
+    session()
+        .handle_message(message(Kind::Hello(good())))
+        .expect("in range");
+    for (what, change) in changes {
+        let mut hello = good();
+        change(&mut hello);
+        assert_eq!(refused(hello), ErrorCode::Invalid, "{what}");
+    }
+    let mut long_label = good();
+    long_label.labels.insert("k".into(), "v".repeat(129));
+    assert_eq!(refused(long_label), ErrorCode::Invalid);
+    for (min, max) in [(2, 3), (0, 0), (2, 1)] {
+        let mut hello = good();
+        (hello.version_min, hello.version_max) = (min, max);
+        assert_eq!(refused(hello), ErrorCode::Version, "{min} to {max}");
+    }
+    let mut newer = good();
+    newer.version_max = 9;
+    assert!(session().handle_message(message(Kind::Hello(newer))).is_ok());
+}
+
+#[test]
+fn a_per_message_session_is_over_with_its_last_frame() {
+    let report = |sequence| {
+        message(Kind::Report(Report {
+            stream: 7,
+            sequence,
+            ..Report::default()
+        }))
+    };
+    let mut session = session();
+    session
+        .handle_message(message(Kind::Hello(hello(Mode::PerMessage, 2))))
+        .unwrap();
+    session.handle_message(report(1)).unwrap();
+    assert!(!session.is_complete());
+    session.handle_message(report(2)).unwrap();
+    assert!(session.is_complete());
+    let after = session.handle_message(report(3)).unwrap_err();
+    assert_eq!(after.code, ErrorCode::Protocol);
+}
+
+#[test]
+fn a_goodbye_may_be_the_last_of_the_frames() {
+    let mut session = session();
+    session
+        .handle_message(message(Kind::Hello(hello(Mode::PerMessage, 1))))
+        .unwrap();
+    let goodbye = message(Kind::Goodbye(SlaveGoodbye::default()));
+    assert!(matches!(session.handle_message(goodbye), Ok(Step::Goodbye(_))));
+    assert!(session.is_complete());
+}
+
+#[test]
+fn silence_is_refused_at_the_deadline_and_not_before() {
+    let mut session = session();
+    assert_eq!(session.deadline(), Some(at(5_000)));
+    assert_eq!(session.handle_timeout(at(4_999)), Ok(()));
+    let refusal = session.handle_timeout(at(5_000)).unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::Timeout);
+    session
+        .handle_message(message(Kind::Hello(hello(Mode::Pooled, 0))))
+        .unwrap();
+    assert_eq!(session.handle_timeout(at(50_000)), Ok(()));
+}
