@@ -10,6 +10,9 @@ use crate::args::Mode;
 use crate::load::{ErrorKind, Outcome, Percentiles};
 use crate::process::Usage;
 
+/// With fewer connections the memory of each can't be told from what the first one cost.
+const CONNECTIONS_MIN: u32 = 100;
+
 /// A run against one server.
 #[derive(Debug, Serialize)]
 pub(crate) struct RunReport {
@@ -52,7 +55,8 @@ pub(crate) struct ServerReport {
     pub(crate) rss_kib: Option<u64>,
     /// Resident memory before the first connection.
     pub(crate) rss_kib_before: Option<u64>,
-    /// Resident memory per pooled connection, once all were open (in idle mode: at the end).
+    /// Resident memory per pooled connection, once all were open (in idle mode: at the end). Absent
+    /// with fewer than 100 of them.
     pub(crate) kib_per_connection: Option<f64>,
 }
 
@@ -123,6 +127,9 @@ impl Samples {
     }
 
     fn kib_per_connection(&self, connections: u32, idle: bool) -> Option<f64> {
+        if connections < CONNECTIONS_MIN {
+            return None;
+        }
         let with = if idle { self.finished } else { self.opened };
         let (before, with) = self.before.zip(with)?;
         ratio(
@@ -377,6 +384,8 @@ mod tests {
         assert_eq!(report.master.kib_per_connection, Some(1.5));
         let idle = RunReport::new(&outcome(10_000, 10_000), &samples, &samples, 100, true);
         assert_eq!(idle.master.kib_per_connection, Some(10.0));
+        let few = RunReport::new(&outcome(10_000, 10_000), &samples, &samples, 99, true);
+        assert_eq!(few.master.kib_per_connection, None);
         let ratio = report.ratio_of(&report);
         assert_eq!(
             (ratio.rate, ratio.cpu_us_per_report),
@@ -392,7 +401,7 @@ mod tests {
             before: usage(1, 1),
             opened: usage(1, 1),
         };
-        let report = RunReport::new(&outcome(5, 5), &samples, &samples, 1, true);
+        let report = RunReport::new(&outcome(5, 5), &samples, &samples, 100, true);
         assert_eq!(report.master.cpu_us_per_report, None);
         assert_eq!(report.master.kib_per_connection, None);
     }

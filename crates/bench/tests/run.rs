@@ -366,7 +366,7 @@ fn idle_slaves_report_once_and_stay() {
     let pid = std::process::id().to_string();
     let args = [
         "--slaves",
-        "50",
+        "100",
         "--mode",
         "idle",
         "--duration",
@@ -377,7 +377,7 @@ fn idle_slaves_report_once_and_stay() {
     let run = bench(&server.address(), &args);
     run.assert_good();
     assert!(clock::boot().saturating_since(started) >= Duration::from_secs(1));
-    assert_eq!(run.number("/acked"), 50);
+    assert_eq!(run.number("/acked"), 100);
     assert!(
         server
             .roll()

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
+use rollcall_protocol::api::SlaveRow;
+
 use crate::api::Api;
 use crate::binaries;
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::ports::Reservation;
-use crate::wait::{PATIENCE, wait_until};
+use crate::wait::{PATIENCE, poll_until, wait_until};
 
 /// A master. Dropping it kills it.
 #[derive(Debug)]
@@ -128,13 +130,15 @@ impl Master {
         &self,
         slave: &str,
         what: &str,
-        is_as_wanted: impl Fn(&rollcall_protocol::api::SlaveRow) -> bool,
-    ) -> rollcall_protocol::api::SlaveRow {
+        is_as_wanted: impl Fn(&SlaveRow) -> bool,
+    ) -> SlaveRow {
         let api = self.api();
         let mut last = None;
-        let found = crate::wait::poll_until(PATIENCE, || {
-            last = api.slave(slave).ok().map(|detail| detail.row);
-            last.clone().filter(&is_as_wanted)
+        let found = poll_until(PATIENCE, || {
+            let row = api.slave(slave).map(|detail| detail.row);
+            let found = row.as_ref().ok().filter(|row| is_as_wanted(row)).cloned();
+            last = Some(row);
+            found
         });
         match found {
             Some(row) => row,

@@ -213,7 +213,7 @@ impl Reactor {
         const SLAVES_PER_MS: usize = 5;
         const SHORTEST_MS: usize = 200;
         const LONGEST_MS: usize = 60_000;
-        let max_ms = (self.roll.borrow().len() / SLAVES_PER_MS).clamp(SHORTEST_MS, LONGEST_MS);
+        let max_ms = (self.roll().len() / SLAVES_PER_MS).clamp(SHORTEST_MS, LONGEST_MS);
         (0, u32::try_from(max_ms).unwrap_or(u32::MAX))
     }
 

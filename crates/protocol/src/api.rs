@@ -1,14 +1,16 @@
 //! What the master tells readers over HTTP, as JSON: the rows of the roll and of the history.
 //!
 //! The master serialises these and the command line reads them, so a field is written down once.
-//! All times are milliseconds since 1970-01-01T00:00:00Z by the master's clock unless a field says
-//! otherwise.
+//! Times are by the master's clock unless a field says otherwise. In JSON they are RFC 3339 texts in
+//! UTC with milliseconds, in memory milliseconds since 1970-01-01T00:00:00Z.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
+
+mod rfc3339;
 
 /// What the master sees of a slave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -63,8 +65,10 @@ pub struct SlaveRow {
     /// What the slave said last; absent before its first report.
     pub health: Option<Health>,
     /// Since when presence and health are what they are.
+    #[serde(rename = "since", with = "rfc3339")]
     pub since_ms: i64,
     /// When the newest live report was read; absent before the first.
+    #[serde(rename = "last_seen", with = "rfc3339::option")]
     pub last_seen_ms: Option<i64>,
     /// The interval that it announced, in milliseconds.
     pub interval_ms: u32,
@@ -85,6 +89,7 @@ pub struct SlaveRow {
     /// Its address and port as last seen.
     pub peer: Option<String>,
     /// Since when its present connection stands; absent without one.
+    #[serde(rename = "connected_since", with = "rfc3339::option")]
     pub connected_since_ms: Option<i64>,
     /// Connections after the first one since it was enrolled (pooled mode).
     pub reconnects: u64,
@@ -101,6 +106,7 @@ pub struct SlaveDetail {
     /// The version of its agent.
     pub agent_version: String,
     /// When the newest report was taken, by the slave's clock.
+    #[serde(rename = "report_time", with = "rfc3339::option")]
     pub report_time_ms: Option<i64>,
     /// The newest result of each check.
     pub checks: Vec<CheckRow>,
@@ -118,6 +124,7 @@ pub struct CheckRow {
     /// How long it took, in milliseconds.
     pub duration_ms: u32,
     /// When it ended, by the slave's clock.
+    #[serde(rename = "time", with = "rfc3339")]
     pub time_ms: i64,
     /// What it measured.
     pub metrics: Vec<MetricRow>,
@@ -166,8 +173,10 @@ pub struct EventRow {
     /// Grows with every event that the master records.
     pub id: i64,
     /// When it happened: the time of origin.
+    #[serde(rename = "time", with = "rfc3339")]
     pub time_ms: i64,
     /// When the master recorded it.
+    #[serde(rename = "recorded", with = "rfc3339")]
     pub recorded_ms: i64,
     /// What kind of change.
     pub kind: EventKind,
@@ -213,4 +222,36 @@ pub struct Readiness {
     pub ready: bool,
     /// Why not; absent when ready.
     pub reason: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339_and_read_back() {
+        let mut event = EventRow {
+            id: 1,
+            time_ms: 1_795_322_594_406,
+            recorded_ms: -1,
+            kind: EventKind::Presence,
+            slave: None,
+            subject: None,
+            from: None,
+            to: None,
+            text: String::new(),
+            replayed: false,
+        };
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(json["time"], "2026-11-22T04:43:14.406Z");
+        assert_eq!(json["recorded"], "1969-12-31T23:59:59.999Z");
+        assert_eq!(serde_json::from_value::<EventRow>(json).unwrap(), event);
+        // Whatever a slave's clock says, the row can be shown.
+        event.time_ms = i64::MAX;
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(
+            json["time"],
+            "9999-12-30T22:00:00.999Z"
+        );
+    }
 }

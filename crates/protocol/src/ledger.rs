@@ -85,10 +85,11 @@ impl Ledger {
     pub fn admit_range(&mut self, stream: u64, first: u64, last: u64) -> Admission {
         let at = self.touch(stream, 0);
         let mark = &mut self.marks[at];
-        let expected = mark.sequence + 1;
-        if last < expected {
+        let applied = mark.sequence;
+        if last <= applied {
             Admission::Duplicate
-        } else if first > expected {
+        } else if first.saturating_sub(applied) > 1 {
+            let expected = applied + 1;
             Admission::Ahead { expected }
         } else {
             mark.sequence = last;

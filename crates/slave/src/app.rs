@@ -81,12 +81,10 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         collect_config,
         stop,
     };
-    run.supervise(tasks, spool_ended)
-        .await
-        .map_err(|failure| {
-            tracing::error!(event = "slave_failed", error = %failure, "the slave can't go on");
-            ExitError::new(failure.exit(), failure)
-        })?;
+    run.supervise(tasks, spool_ended).await.map_err(|failure| {
+        tracing::error!(event = "slave_failed", error = %failure, "the slave can't go on");
+        ExitError::new(failure.exit(), failure)
+    })?;
     tracing::info!(event = "slave_stopped", "the slave has ended");
     Ok(())
 }
@@ -209,7 +207,10 @@ impl Run<'_> {
         match tokio::time::timeout(deadline, all).await {
             Ok(ended) => ended?,
             Err(_) => {
-                tracing::warn!(event = "slave_stop_late", "not everything has ended in time");
+                tracing::warn!(
+                    event = "slave_stop_late",
+                    "not everything has ended in time"
+                );
                 tasks.shutdown().await;
             }
         }
@@ -276,7 +277,9 @@ async fn log_left(spool: &Spool) {
     }
 }
 
-fn spool_failure(ended: Result<Result<(), SpoolEnd>, tokio::sync::oneshot::error::RecvError>) -> Failure {
+fn spool_failure(
+    ended: Result<Result<(), SpoolEnd>, tokio::sync::oneshot::error::RecvError>,
+) -> Failure {
     match ended {
         Ok(Ok(())) => Failure::Ended("the spool's thread"),
         Ok(Err(end)) => end.into(),

@@ -46,7 +46,7 @@ pub(crate) struct Entry {
     pub(crate) applied: u64,
     /// Highest sequence of each stream.
     pub(crate) marks: BTreeMap<u64, u64>,
-    /// The modes it came with.
+    /// Whether it came in per-message mode last.
     pub(crate) per_message: bool,
 }
 

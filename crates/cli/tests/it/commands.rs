@@ -107,7 +107,7 @@ fn an_unknown_slave_is_refused_in_the_master_s_words() {
 fn show_tells_of_the_checks() {
     let row = slave("web-1", "up", 1);
     let detail = format!(
-        r#"{},"agent_version":"0.1.0","report_time_ms":1,"checks":[{{"name":"disk","state":"critical","text":"92 % full","duration_ms":3,"time_ms":1,"metrics":[{{"name":"/","value":92.0,"unit":"%"}}]}}]}}"#,
+        r#"{},"agent_version":"0.1.0","report_time":"1970-01-01T00:00:00.001Z","checks":[{{"name":"disk","state":"critical","text":"92 % full","duration_ms":3,"time":"1970-01-01T00:00:00.001Z","metrics":[{{"name":"/","value":92.0,"unit":"%"}}]}}]}}"#,
         row.strip_suffix('}').unwrap()
     );
     let fake = FakeMaster::start(move |_| ok(&detail));
@@ -130,7 +130,7 @@ fn events_since_a_moment_are_all_fetched_and_the_newest_kept() {
         format!(r#"{{"events":[{},{}]}}"#, event(1, "one"), event(5, "five")),
         format!(
             r#"{{"events":[{}]}}"#,
-            event(7, "seven").replace("7000", "2000")
+            event(7, "seven").replace(":07.000Z", ":02.000Z")
         ),
         r#"{"events":[]}"#.to_owned(),
     ];

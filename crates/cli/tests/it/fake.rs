@@ -80,9 +80,16 @@ pub(crate) fn stream(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{body}")
 }
 
+/// A time as the master writes it.
+fn time(ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap();
+    format!("{time:.3}")
+}
+
 pub(crate) fn slave(name: &str, presence: &str, last_seen_ms: i64) -> String {
+    let last_seen = time(last_seen_ms);
     format!(
-        r#"{{"name":"{name}","id":"00","presence":"{presence}","health":"ok","since_ms":1,"last_seen_ms":{last_seen_ms},"interval_ms":1000,"stream":"01","sequence":7,"applied":7,"duplicates":0,"gaps":0,"clock_offset_ms":null,"mode":"pooled","peer":null,"connected_since_ms":null,"reconnects":0,"labels":{{}}}}"#
+        r#"{{"name":"{name}","id":"00","presence":"{presence}","health":"ok","since":"1970-01-01T00:00:00.001Z","last_seen":"{last_seen}","interval_ms":1000,"stream":"01","sequence":7,"applied":7,"duplicates":0,"gaps":0,"clock_offset_ms":null,"mode":"pooled","peer":null,"connected_since":null,"reconnects":0,"labels":{{}}}}"#
     )
 }
 
@@ -91,8 +98,9 @@ pub(crate) fn slaves(rows: &[String]) -> String {
 }
 
 pub(crate) fn event(id: i64, text: &str) -> String {
+    let time = time(id * 1000);
     format!(
-        r#"{{"id":{id},"time_ms":{id}000,"recorded_ms":{id}000,"kind":"presence","slave":"web-1","subject":null,"from":"up","to":"late","text":"{text}","replayed":false}}"#
+        r#"{{"id":{id},"time":"{time}","recorded":"{time}","kind":"presence","slave":"web-1","subject":null,"from":"up","to":"late","text":"{text}","replayed":false}}"#
     )
 }
 

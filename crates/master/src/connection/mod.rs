@@ -205,7 +205,9 @@ impl Connection {
             Step::Gap(gap) => (gap.stream, roll.handle_gap(slot, &gap, payload, stamp)?),
             Step::Goodbye(goodbye) => {
                 roll.handle_goodbye(slot, &goodbye, payload, stamp);
-                let goodbye = reactor.goodbye(roll.marks(slot).to_vec());
+                let marks = roll.marks(slot).to_vec();
+                drop(roll);
+                let goodbye = reactor.goodbye(marks);
                 read.answers.push(message(Kind::Goodbye(goodbye)));
                 return Ok(());
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rollcall_protocol::frame::Frame;
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
-use rollcall_protocol::wire::{Mode, Pending, Report, to_master};
+use rollcall_protocol::wire::{Mode, Pending, Report, SlaveGoodbye, to_master};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::LocalSet;
@@ -225,6 +225,38 @@ fn nothing_is_consumed_or_acked_before_it_is_durable() {
     match memory.answers().as_slice() {
         [Kind::Welcome(_), Kind::Ack(ack)] => {
             assert_eq!((ack.stream, ack.sequence), (7, 2));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_goodbye_is_answered_with_what_is_durable() {
+    let mut fixture = Fixture::new();
+    let memory = Memory::default();
+    let stop = CancellationToken::new();
+    run(async {
+        let task = tokio::task::spawn_local(fixture.serve(&memory, &stop));
+        let goodbye = to_master::Kind::Goodbye(SlaveGoodbye::default());
+        memory.arrive(&[hello(Mode::Pooled, 0), report(1), goodbye]);
+        let committing = fixture
+            .reactor
+            .commit_groups(&fixture.store, &mut fixture.outcomes);
+        tokio::select! {
+            failure = committing => panic!("{failure}"),
+            ended = task => ended.unwrap(),
+        }
+    });
+    match memory.answers().as_slice() {
+        [Kind::Welcome(_), Kind::Goodbye(goodbye), Kind::Ack(_)] => {
+            assert_eq!(
+                goodbye.marks,
+                [Mark {
+                    stream: 7,
+                    sequence: 1
+                }]
+            );
+            assert!(goodbye.back_max_ms > 0);
         }
         other => panic!("{other:?}"),
     }

@@ -113,7 +113,7 @@ impl Reactor {
                     self.stats().committed(took, bytes);
                     break;
                 }
-                Some(Outcome::Degraded { reason, errno }) => self.degrade(reason, errno),
+                Some(Outcome::Degraded { reason }) => self.degrade(reason),
                 Some(Outcome::Failed { error }) => return Err(error.into()),
                 None => return Err(StoreError::Panicked.into()),
             }
@@ -124,17 +124,13 @@ impl Reactor {
             turn.finish();
         }
         if self.degraded.take().is_some() {
-            tracing::info!(
-                event = "store_recovered",
-                "reports are stored and acked again"
-            );
             self.publish(self.published.borrow().clone());
         }
         Ok(())
     }
 
-    fn degrade(&self, reason: String, errno: Option<i32>) {
-        tracing::error!(event = "store_degraded", error = %reason, errno, "reports are not being stored, and none is acked");
+    /// Readers are told why nothing is stored; the store's thread has logged it.
+    fn degrade(&self, reason: String) {
         self.degraded.replace(Some(reason));
         self.publish(self.published.borrow().clone());
     }

@@ -37,8 +37,7 @@ impl Roll {
     pub(super) fn heard(&mut self, slot: Slot, stamp: Stamp) {
         let slave = &mut self.slaves[slot];
         slave.last_seen_ms = Some(stamp.wall_ms);
-        // Time that was excused lies in the future: it must not shrink.
-        slave.read_at = slave.read_at.max(stamp.at);
+        slave.read_at = stamp.at;
         if slave.presence != Presence::Up {
             self.change_presence(slot, Presence::Up, stamp, "it reports");
         }

@@ -314,6 +314,22 @@ fn after_a_restart_everybody_has_the_window_and_the_dead_are_found_once() {
 }
 
 #[test]
+fn who_is_back_after_a_restart_is_held_to_its_interval_again() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    disk.write(roll.take_group(0));
+    let mut roll = disk.restore(at(1000));
+    talker
+        .greet(&mut roll, talker.hello(2, &[(7, 2)]), at(1100))
+        .unwrap();
+    talker.report(&mut roll, 2, 0, "live", at(1200)).unwrap();
+    roll.handle_tick(at(2700));
+    assert_eq!(roll.slaves[0].presence, Presence::Late);
+}
+
+#[test]
 fn a_goodbye_is_left_and_not_missing() {
     let mut disk = Disk::default();
     let mut roll = disk.restore(at(0));

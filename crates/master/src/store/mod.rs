@@ -111,8 +111,6 @@ pub(crate) enum Outcome {
     Degraded {
         /// What is wrong and what to do.
         reason: String,
-        /// The system's error number, where there is one.
-        errno: Option<i32>,
     },
     /// The group could not be written and the thread has ended. The daemon must end, too.
     Failed {

@@ -161,7 +161,6 @@ impl Writer {
         );
         self.send(Outcome::Degraded {
             reason: reason.to_owned(),
-            errno,
         });
     }
 

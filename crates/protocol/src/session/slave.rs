@@ -278,10 +278,11 @@ impl SlaveSession {
 /// What of `pending` was acked before and is not known to this master.
 fn forgotten(pending: &Pending, marks: &[Mark]) -> Option<Gap> {
     let mark = marks.iter().find(|mark| mark.stream == pending.stream)?;
-    (mark.sequence + 1 < pending.first).then(|| Gap {
+    let acked = pending.first.saturating_sub(1);
+    (mark.sequence < acked).then(|| Gap {
         stream: pending.stream,
         first: mark.sequence + 1,
-        last: pending.first - 1,
+        last: acked,
         reason: GapReason::AckedBefore.into(),
         from_ms: 0,
         to_ms: 0,

@@ -23,8 +23,13 @@ enum Act {
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let stream = 1_u64..5;
-    let open = (stream.clone(), 1_u64..20, vec((1_u64..5, 1_u64..15), 0..4))
-        .prop_map(|(stream, next, pending)| Act::Open { stream, next, pending });
+    let open = (stream.clone(), 1_u64..20, vec((1_u64..5, 1_u64..15), 0..4)).prop_map(
+        |(stream, next, pending)| Act::Open {
+            stream,
+            next,
+            pending,
+        },
+    );
     let report = (stream.clone(), 1_u64..20).prop_map(|(stream, at)| Act::Report(stream, at));
     let gap = (stream, 1_u64..20, 0_u64..6)
         .prop_map(|(stream, first, more)| Act::Gap(stream, first, first + more));

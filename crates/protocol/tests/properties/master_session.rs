@@ -40,7 +40,10 @@ struct Watcher {
 
 impl Watcher {
     fn is_complete(&self) -> bool {
-        let announced = self.hello.as_ref().filter(|hello| hello.mode() == Mode::PerMessage);
+        let announced = self
+            .hello
+            .as_ref()
+            .filter(|hello| hello.mode() == Mode::PerMessage);
         self.goodbye || announced.is_some_and(|hello| self.counted == hello.frames)
     }
 
@@ -82,13 +85,14 @@ fn check_range(hello: &Hello) -> Result<(), TestCaseError> {
     prop_assert_eq!(hello.slave_id.len(), 16);
     prop_assert!(hello.stream != 0 && hello.pending.len() <= STREAMS_MAX);
     prop_assert!(hello.frames <= PER_MESSAGE_FRAMES_MAX);
-    prop_assert_eq!(hello.pending.last().map(|last| last.stream), Some(hello.stream));
+    prop_assert_eq!(
+        hello.pending.last().map(|last| last.stream),
+        Some(hello.stream)
+    );
     Ok(())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-
     #[test]
     fn nothing_comes_out_of_turn(messages in vec(messages::to_master(), 0..30)) {
         follow(messages)?;
@@ -135,7 +139,10 @@ fn hello(mode: Mode, frames: u32) -> Hello {
         next_sequence: 1,
         interval_ms: 1_000,
         mode: mode.into(),
-        pending: vec![Pending { stream: 7, first: 1 }],
+        pending: vec![Pending {
+            stream: 7,
+            first: 1,
+        }],
         frames,
         ..Hello::default()
     }
@@ -156,7 +163,9 @@ fn each_field_of_hello_has_its_range() {
         ("interval", |hello| hello.interval_ms = 86_400_001),
         ("mode", |hello| hello.mode = 2),
         ("frames", |hello| hello.frames = 17),
-        ("agent version", |hello| hello.agent_version = "x".repeat(65)),
+        ("agent version", |hello| {
+            hello.agent_version = "x".repeat(65)
+        }),
         ("stream 0", |hello| {
             hello.stream = 0;
             hello.pending[0].stream = 0;
@@ -165,7 +174,9 @@ fn each_field_of_hello_has_its_range() {
         ("no pending", |hello| hello.pending.clear()),
         ("next sequence", |hello| hello.next_sequence = 0),
         ("first", |hello| hello.pending[0].first = 1 << 63),
-        ("streams", |hello| hello.pending = vec![hello.pending[0]; 33]),
+        ("streams", |hello| {
+            hello.pending = vec![hello.pending[0]; 33]
+        }),
         ("labels", |hello| {
             hello.labels = (0..33).map(|n| (n.to_string(), String::new())).collect();
         }),
@@ -188,7 +199,11 @@ fn each_field_of_hello_has_its_range() {
     }
     let mut newer = good();
     newer.version_max = 9;
-    assert!(session().handle_message(message(Kind::Hello(newer))).is_ok());
+    assert!(
+        session()
+            .handle_message(message(Kind::Hello(newer)))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -219,7 +234,10 @@ fn a_goodbye_may_be_the_last_of_the_frames() {
         .handle_message(message(Kind::Hello(hello(Mode::PerMessage, 1))))
         .unwrap();
     let goodbye = message(Kind::Goodbye(SlaveGoodbye::default()));
-    assert!(matches!(session.handle_message(goodbye), Ok(Step::Goodbye(_))));
+    assert!(matches!(
+        session.handle_message(goodbye),
+        Ok(Step::Goodbye(_))
+    ));
     assert!(session.is_complete());
 }
 

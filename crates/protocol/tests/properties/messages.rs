@@ -33,7 +33,13 @@ fn mark() -> impl Strategy<Value = Mark> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    let identity = (0_u32..3, 0_u32..4, vec(any::<u8>(), 14..18), text(), stream());
+    let identity = (
+        0_u32..3,
+        0_u32..4,
+        vec(any::<u8>(), 14..18),
+        text(),
+        stream(),
+    );
     let rest = (sequence(), number(), 0_i32..3, text(), any::<u64>());
     let lists = (
         vec(pending(), 0..5),
@@ -135,8 +141,8 @@ pub(crate) fn gap() -> impl Strategy<Value = Gap> {
 /// Any message to the master, now and then of a kind that is not known.
 pub(crate) fn to_master() -> impl Strategy<Value = ToMaster> {
     use to_master::Kind;
-    let goodbye = (any::<i32>(), any::<u32>())
-        .prop_map(|(reason, back_ms)| SlaveGoodbye { reason, back_ms });
+    let goodbye =
+        (any::<i32>(), any::<u32>()).prop_map(|(reason, back_ms)| SlaveGoodbye { reason, back_ms });
     prop_oneof![
         3 => hello().prop_map(|hello| Some(Kind::Hello(hello))),
         3 => valid_hello().prop_map(|hello| Some(Kind::Hello(hello))),
@@ -173,13 +179,12 @@ pub(crate) fn to_slave() -> impl Strategy<Value = ToSlave> {
         sent_ms,
     });
     let resync = mark().prop_map(|Mark { stream, sequence }| Resync { stream, sequence });
-    let goodbye = (vec(mark(), 0..4), number(), number()).prop_map(|(marks, min, max)| {
-        MasterGoodbye {
+    let goodbye =
+        (vec(mark(), 0..4), number(), number()).prop_map(|(marks, min, max)| MasterGoodbye {
             marks,
             back_min_ms: min,
             back_max_ms: max,
-        }
-    });
+        });
     let error = (any::<i32>(), text(), any::<bool>(), number()).prop_map(
         |(code, text, retry, retry_after_ms)| Error {
             code,

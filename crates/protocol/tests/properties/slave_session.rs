@@ -10,9 +10,7 @@ use rollcall_protocol::session::SlaveSession;
 use rollcall_protocol::session::slave::{
     Pick, Silence, SlaveTimeouts, Step, clock_offset_ms, payload_bytes_max,
 };
-use rollcall_protocol::wire::{
-    Ack, GapReason, Mark, Pending, ToSlave, Welcome, to_slave::Kind,
-};
+use rollcall_protocol::wire::{Ack, GapReason, Mark, Pending, ToSlave, Welcome, to_slave::Kind};
 
 use crate::messages;
 
@@ -86,8 +84,6 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
-
     #[test]
     fn any_answers_leave_the_session_in_order(
         acts in acts(),
@@ -203,7 +199,9 @@ fn check_deadline(session: &mut SlaveSession, now: u64) -> Result<(), TestCaseEr
         None => prop_assert!(session.is_open() && session.in_flight() == 0),
         Some(deadline) => {
             let before = deadline - Duration::from_millis(1);
-            prop_assert!(before >= at(now) || session.handle_timeout(at(now)).is_err() || deadline > at(now));
+            prop_assert!(
+                before >= at(now) || session.handle_timeout(at(now)).is_err() || deadline > at(now)
+            );
             prop_assert_eq!(session.handle_timeout(before), Ok(()));
             prop_assert!(session.handle_timeout(deadline).is_err());
         }
@@ -226,7 +224,10 @@ fn the_newest_goes_first_and_the_backlog_under_the_window() {
         session.handle_sent(pick, 1, sequence, at(10));
         sent.push(pick);
     }
-    assert_eq!(sent, [Pick::Preview(5), in_order(1, false), in_order(2, false)]);
+    assert_eq!(
+        sent,
+        [Pick::Preview(5), in_order(1, false), in_order(2, false)]
+    );
     // A new report goes ahead although the window is full.
     assert_eq!(session.pick(Some(3), Some(6)), Pick::Preview(6));
     session.handle_sent(Pick::Preview(6), 0, 0, at(20));
@@ -239,7 +240,10 @@ fn the_newest_goes_first_and_the_backlog_under_the_window() {
 fn a_report_without_a_backlog_is_live_in_its_place() {
     let mut session = opened(&[(1, 1)], 64);
     assert_eq!(session.pick(None, None), Pick::Wait);
-    let live = Pick::InOrder { entry: 1, live: true };
+    let live = Pick::InOrder {
+        entry: 1,
+        live: true,
+    };
     assert_eq!(session.pick(Some(1), Some(1)), live);
     session.handle_sent(live, 1, 1, at(10));
     assert_eq!(session.pick(None, Some(1)), Pick::Wait);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use protox::prost_reflect::{
-    DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, MessageDescriptor, ReflectMessage,
-    Value,
+    DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, MessageDescriptor,
+    ReflectMessage, Value,
 };
 
 /// What the `.proto` says.

@@ -247,7 +247,9 @@ fn reports() -> Vec<Example> {
             checks: vec![Check {
                 name: "ünïcode\n\u{0}".into(),
                 state: Health::Unknown.into(),
-                metrics: [f64::INFINITY, f64::MIN_POSITIVE, -1e308].map(metric).into(),
+                metrics: [f64::INFINITY, f64::MIN_POSITIVE, -1e308]
+                    .map(metric)
+                    .into(),
                 duration_ms: u32::MAX,
                 time_ms: i64::MAX,
                 ..Check::default()
@@ -302,7 +304,10 @@ fn gaps() -> Vec<Example> {
                 gap(GapReason::Unknown, 1, 1, 0, 0),
             ],
         ),
-        example("gap-acked-before", [gap(GapReason::AckedBefore, 3, 4, 0, 0)]),
+        example(
+            "gap-acked-before",
+            [gap(GapReason::AckedBefore, 3, 4, 0, 0)],
+        ),
         example(
             "gap-default",
             [to_master(to_master::Kind::Gap(Gap::default()))],
@@ -362,7 +367,10 @@ fn answers() -> Vec<Example> {
         example("ack", [ack(STREAM, 7, TIME_MS + 40, TIME_MS + 42)]),
         example(
             "ack-extremes",
-            [ack(u64::MAX, SEQUENCE_MAX, i64::MIN, i64::MAX), ack(0, 0, 0, 0)],
+            [
+                ack(u64::MAX, SEQUENCE_MAX, i64::MIN, i64::MAX),
+                ack(0, 0, 0, 0),
+            ],
         ),
     ]
 }

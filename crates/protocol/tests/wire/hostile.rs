@@ -10,7 +10,7 @@
 use std::mem::size_of;
 
 use prost::Message;
-use prost::encoding::{encode_key, encode_varint, WireType};
+use prost::encoding::{WireType, encode_key, encode_varint};
 use rollcall_protocol::frame::{Frame, FrameError};
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
 use rollcall_protocol::wire::{
@@ -40,7 +40,10 @@ fn a_claimed_frame_of_4_gib_is_refused_by_its_header_alone() {
 fn a_frame_is_a_part_of_the_bytes_that_were_given() {
     let bytes = [0, 0, 0, 2, 0x22, 0, 0xff];
     let frame = Frame::peek(&bytes, 100).unwrap().unwrap();
-    assert_eq!(bytes.as_ptr_range().start.wrapping_add(4), frame.payload.as_ptr());
+    assert_eq!(
+        bytes.as_ptr_range().start.wrapping_add(4),
+        frame.payload.as_ptr()
+    );
     assert_eq!(frame.payload, [0x22, 0]);
 }
 
@@ -78,7 +81,10 @@ fn stuffed(around: &[u32], field: u32) -> Vec<u8> {
     let element = claim(field, 0, &[]);
     let room = FRAME_PAYLOAD_BYTES_MAX - 4 * around.len() - 4;
     let inner = element.repeat(room / element.len());
-    around.iter().rev().fold(inner, |inner, &field| wrap(field, &inner))
+    around
+        .iter()
+        .rev()
+        .fold(inner, |inner, &field| wrap(field, &inner))
 }
 
 fn decode(payload: &[u8]) -> to_master::Kind {

@@ -38,7 +38,10 @@ fn unknown_kinds_are_skipped_by_both_sessions() {
     let newer = "00000005 7a 03 010203";
     let to_slave: ToSlave = decode(newer);
     let to_master: ToMaster = decode(newer);
-    assert_eq!((to_slave.kind.as_ref(), to_master.kind.as_ref()), (None, None));
+    assert_eq!(
+        (to_slave.kind.as_ref(), to_master.kind.as_ref()),
+        (None, None)
+    );
 
     let timeouts = slave::SlaveTimeouts {
         welcome: Duration::from_secs(5),
@@ -51,12 +54,19 @@ fn unknown_kinds_are_skipped_by_both_sessions() {
     );
 
     let mut master = MasterSession::new(Moment::ZERO, Duration::from_secs(5));
-    let hello = examples::all().into_iter().find(|example| example.name == "hello-pooled");
+    let hello = examples::all()
+        .into_iter()
+        .find(|example| example.name == "hello-pooled");
     let bytes = hello.expect("it exists").encode();
-    let hello: ToMaster = Frame::peek(&bytes, 1000).unwrap().unwrap().decode().unwrap();
+    let hello: ToMaster = Frame::peek(&bytes, 1000)
+        .unwrap()
+        .unwrap()
+        .decode()
+        .unwrap();
     assert!(matches!(hello.kind, Some(to_master::Kind::Hello(_))));
     // Before Hello nothing may come, known or not.
-    let early = MasterSession::new(Moment::ZERO, Duration::from_secs(5)).handle_message(to_master.clone());
+    let early =
+        MasterSession::new(Moment::ZERO, Duration::from_secs(5)).handle_message(to_master.clone());
     assert!(early.is_err());
     master.handle_message(hello).unwrap();
     assert_eq!(master.handle_message(to_master), Ok(master::Step::Skipped));

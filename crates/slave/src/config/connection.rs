@@ -91,7 +91,10 @@ impl RawConnection {
         if self.retry_longest < self.retry_first {
             faults.push((
                 "connection.retry_longest".to_owned(),
-                format!("must be at least retry_first, which is {}", self.retry_first),
+                format!(
+                    "must be at least retry_first, which is {}",
+                    self.retry_first
+                ),
             ));
         }
         faults
@@ -165,14 +168,31 @@ mod tests {
         assert_eq!(host_of("master.example:7412"), Some("master.example"));
         assert_eq!(host_of("10.0.0.1:1"), Some("10.0.0.1"));
         assert_eq!(host_of("[::1]:7412"), Some("::1"));
-        for bad in ["", "host", "host:", ":7412", "host:0", "host:65536", "::1:7412", "[::1]", "a b:1", "[x]:1"] {
+        for bad in [
+            "",
+            "host",
+            "host:",
+            ":7412",
+            "host:0",
+            "host:65536",
+            "::1:7412",
+            "[::1]",
+            "a b:1",
+            "[x]:1",
+        ] {
             assert_eq!(host_of(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn loopback_is_recognised() {
-        for host in ["localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+        for host in [
+            "localhost",
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "::ffff:127.0.0.1",
+        ] {
             assert!(is_loopback(host), "{host}");
         }
         for host in ["10.0.0.1", "::", "0.0.0.0", "localhost.example"] {

@@ -50,7 +50,11 @@ fn all_faults_are_told_at_once() {
                 name = \"x\"\n\
                 command = [\"/bin/true\"]\n";
     let error = load(text, "host").unwrap_err();
-    let keys: Vec<_> = error.faults().iter().map(|fault| fault.key.as_str()).collect();
+    let keys: Vec<_> = error
+        .faults()
+        .iter()
+        .map(|fault| fault.key.as_str())
+        .collect();
     let expected = [
         "name",
         "interval",
@@ -70,5 +74,8 @@ fn all_faults_are_told_at_once() {
 #[test]
 fn a_host_that_cannot_name_a_slave_is_told_to_name_it() {
     let error = load("", "häst").unwrap_err().to_string();
-    assert!(error.contains("name") && error.contains("set one of"), "{error}");
+    assert!(
+        error.contains("name") && error.contains("set one of"),
+        "{error}"
+    );
 }

@@ -151,7 +151,7 @@ impl FakeSession {
     pub(super) async fn welcome_with(&mut self, welcome: wire::Welcome) {
         let welcome = wire::Welcome {
             version: 1,
-            max_frame_bytes: u32::try_from(FRAME_PAYLOAD_BYTES_MAX).unwrap(),
+            max_frame_bytes: 1000,
             ..welcome
         };
         self.send(to_slave::Kind::Welcome(welcome)).await;

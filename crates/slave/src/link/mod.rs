@@ -34,6 +34,7 @@ use rollcall_os::clock;
 use rollcall_os::socket::Liveness;
 use rollcall_protocol::backoff::{Backoff, BackoffLimits};
 use rollcall_protocol::frame::FrameError;
+use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
 use rollcall_protocol::session::slave::{Silence, SlaveTimeouts};
 use rollcall_protocol::{Moment, wire};
 use tokio::sync::watch;
@@ -142,6 +143,8 @@ pub(crate) struct Link {
     return_at: Option<Moment>,
     /// Per-message mode: what the master lacks and was acked once, to be told with the next message.
     owed: Vec<wire::Gap>,
+    /// What the last master that welcomed this slave allows a frame to hold.
+    payload_bytes_max: usize,
     journal: Journal,
 }
 
@@ -166,6 +169,7 @@ impl Link {
             drain_until: None,
             return_at: None,
             owed: Vec::new(),
+            payload_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
             journal: Journal::default(),
         }
     }

@@ -50,7 +50,7 @@ impl Spool {
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("spool".to_owned())
-            .stack_size(256 * 1024)
+            .stack_size(1024 * 1024)
             .spawn(move || {
                 let outcome = catch_unwind(AssertUnwindSafe(|| run(worker, &received)));
                 let result = match outcome {

@@ -1,6 +1,7 @@
 //! The spool's rules one by one; `model_tests` checks them against each other.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -396,6 +397,37 @@ async fn the_handle_tells_of_new_reports_and_lets_go_of_the_folder() {
     ended.await.unwrap().unwrap();
     let (spool, _ended) = Spool::open(directory.path(), UNBOUNDED).unwrap();
     assert_eq!(spool.standing().await.unwrap().backlog, 1);
+}
+
+#[tokio::test]
+async fn a_database_that_is_damaged_while_in_use_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _ended) = Spool::open(directory.path(), UNBOUNDED).unwrap();
+    let large = wire::Report {
+        status: Some(wire::Status {
+            checks: vec![wire::Check {
+                text: "x".repeat(20_000),
+                ..wire::Check::default()
+            }],
+        }),
+        ..report(0)
+    };
+    // More than the cache and the log hold.
+    for _ in 0..100 {
+        assert!(spool.append(large.clone()).await.unwrap());
+    }
+    let before = spool.standing().await.unwrap();
+    let database = directory.path().join("spool.db");
+    let file = fs::OpenOptions::new().write(true).open(database).unwrap();
+    file.write_all_at(&[0xff; 1_000_000], 4096).unwrap();
+    let read = spool.read_after(BEFORE_ALL, 1000).await;
+    assert!(matches!(read, Err(SpoolError::Replaced)), "{read:?}");
+    let after = spool.standing().await.unwrap();
+    assert_eq!(after.slave_id, before.slave_id);
+    assert_ne!(after.stream, before.stream);
+    assert!(spool.append(report(1)).await.unwrap());
+    let newest = spool.newest().await.unwrap().unwrap();
+    assert_eq!(shown(&[newest]), ["1"]);
 }
 
 /// The folder is a file system of its own that is filled up; needs root for the mount.

@@ -1,5 +1,8 @@
 //! The link against a master that follows a script.
 
+mod per_message;
+mod stopping;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +30,10 @@ async fn the_newest_goes_first_and_acks_move_the_cursor() {
     rig.start();
     let (mut session, hello) = master.welcome().await;
     assert_eq!((hello.name.as_str(), hello.interval_ms), ("test", 10_000));
-    assert_eq!((hello.next_sequence, hello.backlog, hello.frames), (4, 3, 0));
+    assert_eq!(
+        (hello.next_sequence, hello.backlog, hello.frames),
+        (4, 3, 0)
+    );
     assert_eq!(hello.labels["site"], "north");
     let shown = session.shown(4).await;
     assert_eq!(shown[..3], ["P3", "1", "2"]);
@@ -87,6 +93,43 @@ async fn no_more_than_the_window_is_under_way() {
 }
 
 #[tokio::test]
+async fn what_no_frame_holds_is_given_up_and_told() {
+    let master = FakeMaster::start().await;
+    for mode in [Mode::Pooled, Mode::PerMessage] {
+        let mut rig = Rig::with_config(LinkConfig {
+            mode,
+            ..config(&[&master])
+        });
+        rig.append(1).await;
+        let too_large = wire::Report {
+            status: Some(wire::Status {
+                checks: vec![wire::Check {
+                    text: "x".repeat(1000),
+                    ..wire::Check::default()
+                }],
+            }),
+            ..wire::Report::default()
+        };
+        assert!(rig.spool.append(too_large).await.unwrap());
+        rig.start();
+        let (mut session, hello) = master.welcome().await;
+        if mode == Mode::PerMessage {
+            // Only Welcome tells how much this master takes.
+            let refused = wire::Error {
+                code: ErrorCode::FrameLength.into(),
+                ..wire::Error::default()
+            };
+            session.send(to_slave::Kind::Error(refused)).await;
+            session.close().await;
+            session = master.welcome().await.0;
+        }
+        assert_eq!(session.shown(2).await, ["1", "2-2"], "{mode:?}");
+        session.ack(hello.stream, 2).await;
+        rig.settled().await;
+    }
+}
+
+#[tokio::test]
 async fn a_master_that_lost_what_it_had_acked_is_told_of_the_gap() {
     let master = FakeMaster::start().await;
     let mut rig = Rig::new(&[&master]);
@@ -105,102 +148,6 @@ async fn a_master_that_lost_what_it_had_acked_is_told_of_the_gap() {
     };
     session.welcome(vec![known]).await;
     assert_eq!(session.shown(2).await, ["2-3", "L4"]);
-}
-
-#[tokio::test]
-async fn a_message_of_its_own_connection_ends_with_the_masters_close() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.start();
-    for sequence in 1..=2 {
-        rig.append(1).await;
-        // Hello and the report come before any answer.
-        let (mut session, hello) = master.accept().await;
-        assert_eq!((hello.frames, hello.mode()), (1, Mode::PerMessage));
-        let report = session.report().await;
-        assert_eq!((report.sequence, report.live), (sequence, true));
-        session.welcome(vec![]).await;
-        session.ack(report.stream, report.sequence).await;
-        rig.settled().await;
-        // All is said, and the slave leaves the close to the master.
-        assert!(session.is_quiet().await);
-        session.close().await;
-    }
-}
-
-#[tokio::test]
-async fn a_backlog_goes_by_several_messages() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.append(20).await;
-    rig.start();
-    let mut received = 0;
-    while received < 20 {
-        let (mut session, hello) = master.accept().await;
-        session.welcome(vec![]).await;
-        for _ in 0..hello.frames {
-            let report = session.report().await;
-            if !report.preview {
-                received += 1;
-                assert_eq!(report.sequence, received);
-                session.ack(report.stream, report.sequence).await;
-            }
-        }
-        session.close().await;
-    }
-    rig.settled().await;
-}
-
-#[tokio::test]
-async fn a_message_is_kept_if_its_connection_is_cut() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.append(1).await;
-    rig.start();
-    let (mut session, _) = master.accept().await;
-    session.welcome(vec![]).await;
-    session.report().await;
-    drop(session);
-    let (mut session, _) = master.accept().await;
-    let report = session.report().await;
-    assert_eq!(report.sequence, 1);
-    session.welcome(vec![]).await;
-    session.ack(report.stream, 1).await;
-    session.close().await;
-    rig.settled().await;
-}
-
-#[tokio::test]
-async fn a_gap_that_a_message_did_not_know_of_comes_with_the_next() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.append(3).await;
-    let stream = rig.spool.standing().await.unwrap().stream;
-    let acked = Mark {
-        stream,
-        sequence: 2,
-    };
-    rig.spool.acked(vec![acked]).await.unwrap();
-    rig.start();
-    let (mut session, _) = master.accept().await;
-    let known = Mark {
-        stream,
-        sequence: 0,
-    };
-    session.welcome(vec![known]).await;
-    let hole = wire::Error {
-        code: ErrorCode::Hole.into(),
-        ..wire::Error::default()
-    };
-    session.send(to_slave::Kind::Error(hole)).await;
-    session.close().await;
-    let (mut session, hello) = master.accept().await;
-    assert_eq!(hello.frames, 2);
-    assert_eq!(session.shown(2).await, ["1-2", "L3"]);
-    session.welcome(vec![]).await;
-    session.ack(stream, 3).await;
-    session.close().await;
-    rig.settled().await;
 }
 
 #[tokio::test]
@@ -239,70 +186,6 @@ async fn the_first_master_being_down_is_no_reason_to_wait() {
     let mut rig = Rig::with_config(both);
     rig.start();
     second.welcome().await;
-}
-
-#[tokio::test]
-async fn a_stop_drains_the_spool_and_says_goodbye() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::new(&[&master]);
-    rig.append(2).await;
-    rig.start();
-    let (mut session, hello) = master.accept().await;
-    rig.stop.cancel();
-    session.welcome(vec![]).await;
-    assert_eq!(session.shown(3).await.len(), 3);
-    assert!(session.is_quiet().await, "no goodbye before the acks");
-    session.ack(hello.stream, 2).await;
-    assert!(matches!(session.next().await, Some(Kind::Goodbye(_))));
-    assert!(session.is_quiet().await, "the master closes first");
-    session.close().await;
-    rig.ended().await;
-    rig.settled().await;
-}
-
-#[tokio::test]
-async fn a_stop_does_not_wait_for_ever() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(LinkConfig {
-        drain: Duration::from_millis(100),
-        ..config(&[&master])
-    });
-    rig.append(1).await;
-    rig.start();
-    let (mut session, _) = master.welcome().await;
-    session.shown(1).await;
-    rig.stop.cancel();
-    // Not acked in time: goodbye all the same, and the report stays.
-    assert!(matches!(session.next().await, Some(Kind::Goodbye(_))));
-    session.close().await;
-    rig.ended().await;
-    assert_eq!(rig.spool.standing().await.unwrap().backlog, 1);
-}
-
-#[tokio::test]
-async fn a_stop_while_no_master_is_there_keeps_the_spool() {
-    let down = FakeMaster::start().await;
-    let mut rig = Rig::new(&[&down]);
-    drop(down);
-    rig.append(1).await;
-    rig.start();
-    rig.stop.cancel();
-    rig.ended().await;
-    assert_eq!(rig.spool.standing().await.unwrap().backlog, 1);
-}
-
-#[tokio::test]
-async fn a_stop_in_per_message_mode_sends_the_rest_with_the_goodbye() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.start();
-    rig.stop.cancel();
-    let (mut session, hello) = master.accept().await;
-    assert_eq!(hello.frames, 1);
-    session.welcome(vec![]).await;
-    assert!(matches!(session.next().await, Some(Kind::Goodbye(_))));
-    session.close().await;
-    rig.ended().await;
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
-//! The spool's rules on top of the SQL: sequences, acks, bounds.
+//! The spool's rules on top of the SQL: sequences and acks.
+
+mod opening;
+mod room;
 
 use std::collections::BTreeMap;
 
@@ -8,33 +11,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::entries::{self, Line, Totals};
 use super::states::States;
-use super::{Body, Entry, Folder, SpoolError, SpoolLimits, Standing, database};
+use super::{Body, Entry, Folder, SpoolLimits, Standing, database};
+pub(super) use room::{GivenUp, Room};
 
 /// An entry id that lies before all others: where a reader begins.
 pub(crate) const BEFORE_ALL: u64 = 0;
 /// Acked reports that may wait for the next append before they are deleted anyway.
 const CLEARED_MAX: u64 = 1024;
-/// Most reports given up in one transaction: it has to stay small where space is short.
-const GIVEN_UP_MAX: u32 = 256;
-/// Until a host without a battery-backed clock has asked for the time, it believes that it is 1970.
-/// What was reported before this (2020-01-01) is not judged by its age.
-const CLOCK_SET_MS: i64 = 1_577_836_800_000;
-
-/// What decides how much may stay.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
-    /// The wall clock in milliseconds.
-    pub(super) now_ms: i64,
-    /// Free bytes of the file system; `None` if they can't be told.
-    pub(super) free_bytes: Option<u64>,
-}
-
-/// How many reports were given up, and why.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct GivenUp {
-    pub(super) expired: u64,
-    pub(super) full: u64,
-}
 
 /// What changes with a transaction; replaced as a whole once it is committed.
 #[derive(Clone, Copy, Debug)]
@@ -64,88 +47,6 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Opens the database of the folder and begins a new stream. A database that can't be used is
-    /// set aside first.
-    ///
-    /// # Errors
-    /// [`SpoolError`]
-    pub(super) fn open(
-        folder: Folder,
-        limits: SpoolLimits,
-        now_ms: i64,
-    ) -> Result<Self, SpoolError> {
-        match database::open(&folder.database()) {
-            Ok(connection) => Self::begin_stream(folder, limits, connection, None),
-            Err(database::OpenError::Other(error)) => Err(error),
-            Err(database::OpenError::Unusable { why, reason }) => {
-                Self::set_aside(folder, limits, now_ms, why, &reason)
-            }
-        }
-    }
-
-    /// Sets a database aside that was found damaged while it was in use, and opens a new one.
-    ///
-    /// # Errors
-    /// [`SpoolError`]
-    pub(super) fn replace(
-        folder: Folder,
-        limits: SpoolLimits,
-        now_ms: i64,
-        damage: &rusqlite::Error,
-    ) -> Result<Self, SpoolError> {
-        Self::set_aside(folder, limits, now_ms, "damaged", &damage.to_string())
-    }
-
-    fn set_aside(
-        folder: Folder,
-        limits: SpoolLimits,
-        now_ms: i64,
-        why: &str,
-        reason: &str,
-    ) -> Result<Self, SpoolError> {
-        let aside = folder.set_aside(why, now_ms)?;
-        tracing::error!(
-            event = "spool_set_aside",
-            path = %aside.display(),
-            error = reason,
-            "the spool can't be used and was set aside; a new one takes its place"
-        );
-        let connection = database::open(&folder.database()).map_err(|error| match error {
-            database::OpenError::Other(error) => error,
-            database::OpenError::Unusable { .. } => SpoolError::Replaced,
-        })?;
-        let old = database::open_set_aside(&aside).ok();
-        Self::begin_stream(folder, limits, connection, old.as_ref())
-    }
-
-    fn begin_stream(
-        folder: Folder,
-        limits: SpoolLimits,
-        connection: Connection,
-        old: Option<&Connection>,
-    ) -> Result<Self, SpoolError> {
-        let path = folder.database();
-        let failed = |source| SpoolError::Database {
-            path: path.clone(),
-            source,
-        };
-        if let Some(old) = old {
-            note_remains(old, &connection).map_err(failed)?;
-        }
-        let slave_id = identity(&folder, &connection, old, failed)?;
-        let state = State::read(&connection, random_stream()?).map_err(failed)?;
-        Ok(Self {
-            folder,
-            connection,
-            limits,
-            slave_id,
-            state,
-            cleared: BTreeMap::new(),
-            cleared_reports: 0,
-            reader: BEFORE_ALL,
-        })
-    }
-
     /// Ends the use of the database.
     pub(super) fn into_folder(self) -> Folder {
         self.folder
@@ -408,46 +309,6 @@ impl Queue {
         }
     }
 
-    fn make_room(
-        &self,
-        transaction: &Transaction<'_>,
-        state: &mut State,
-        room: Room,
-    ) -> rusqlite::Result<GivenUp> {
-        let mut given_up = GivenUp::default();
-        let mut left = GIVEN_UP_MAX;
-        let age_ms = i64::try_from(self.limits.age_max.as_millis()).unwrap_or(i64::MAX);
-        let oldest_ms = room.now_ms.saturating_sub(age_ms);
-        let mut missing = room
-            .free_bytes
-            .map_or(0, |free| self.limits.free_bytes_min.saturating_sub(free));
-        // Repeats before changes, each oldest first.
-        for repeat in [true, false] {
-            while left > 0 {
-                let Some(line) = entries::oldest(transaction, repeat, state.newest)? else {
-                    break;
-                };
-                let expired = (CLOCK_SET_MS..oldest_ms).contains(&line.to_ms);
-                let full = missing > 0 || state.totals.bytes > self.limits.bytes_max;
-                let reason = match (expired, full) {
-                    (true, _) => GapReason::Expired,
-                    (false, true) => GapReason::SpoolFull,
-                    (false, false) => break,
-                };
-                let freed = entries::give_up(transaction, line, reason, self.reader)?;
-                missing = missing.saturating_sub(freed);
-                state.totals = state.totals.minus(Totals {
-                    reports: 1,
-                    bytes: freed,
-                });
-                left -= 1;
-                given_up.expired += u64::from(expired);
-                given_up.full += u64::from(!expired);
-            }
-        }
-        Ok(given_up)
-    }
-
     /// Not being able to shrink the file takes nothing from what is in it.
     fn give_back(&self) {
         if let Err(error) = database::give_back(&self.connection) {
@@ -499,46 +360,6 @@ pub(super) enum RestreamError {
     Random(#[from] getrandom::Error),
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
-}
-
-/// The reports of a database that was set aside, as gaps, as far as it can still be read.
-fn note_remains(old: &Connection, new: &Connection) -> rusqlite::Result<()> {
-    for (id, gap) in (1..).zip(&entries::remains(old)) {
-        entries::insert_gap(new, id, gap)?;
-    }
-    Ok(())
-}
-
-/// The id in the database, or the one beside it, or that of the database that was set aside; a new
-/// one if there is none.
-fn identity(
-    folder: &Folder,
-    connection: &Connection,
-    old: Option<&Connection>,
-    failed: impl Fn(rusqlite::Error) -> SpoolError,
-) -> Result<[u8; 16], SpoolError> {
-    const KEY: &str = "slave_id";
-    let as_id = |value: Vec<u8>| <[u8; 16]>::try_from(value).ok();
-    let in_database = entries::meta(connection, KEY)
-        .map_err(&failed)?
-        .and_then(as_id);
-    let beside = folder.read_id();
-    let in_old = || entries::meta(old?, KEY).ok().flatten().and_then(as_id);
-    let id = match in_database.or(beside).or_else(in_old) {
-        Some(id) => id,
-        None => {
-            let mut id = [0; 16];
-            getrandom::fill(&mut id)?;
-            id
-        }
-    };
-    if in_database != Some(id) {
-        entries::set_meta(connection, KEY, &id).map_err(&failed)?;
-    }
-    if beside != Some(id) {
-        folder.write_id(id)?;
-    }
-    Ok(id)
 }
 
 fn random_stream() -> Result<u64, getrandom::Error> {

@@ -1,0 +1,132 @@
+//! How the database is opened, whatever state it is in.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+
+use super::{BEFORE_ALL, Queue, State, random_stream};
+use crate::spool::{Folder, SpoolError, SpoolLimits, database, entries};
+
+impl Queue {
+    /// Opens the database of the folder and begins a new stream. A database that can't be used is
+    /// set aside first.
+    ///
+    /// # Errors
+    /// [`SpoolError`]
+    pub(in crate::spool) fn open(
+        folder: Folder,
+        limits: SpoolLimits,
+        now_ms: i64,
+    ) -> Result<Self, SpoolError> {
+        match database::open(&folder.database()) {
+            Ok(connection) => Self::begin_stream(folder, limits, connection, None),
+            Err(database::OpenError::Other(error)) => Err(error),
+            Err(database::OpenError::Unusable { why, reason }) => {
+                Self::set_aside(folder, limits, now_ms, why, &reason)
+            }
+        }
+    }
+
+    /// Sets a database aside that was found damaged while it was in use, and opens a new one.
+    ///
+    /// # Errors
+    /// [`SpoolError`]
+    pub(in crate::spool) fn replace(
+        folder: Folder,
+        limits: SpoolLimits,
+        now_ms: i64,
+        damage: &rusqlite::Error,
+    ) -> Result<Self, SpoolError> {
+        Self::set_aside(folder, limits, now_ms, "damaged", &damage.to_string())
+    }
+
+    fn set_aside(
+        folder: Folder,
+        limits: SpoolLimits,
+        now_ms: i64,
+        why: &str,
+        reason: &str,
+    ) -> Result<Self, SpoolError> {
+        let aside = folder.set_aside(why, now_ms)?;
+        tracing::error!(
+            event = "spool_set_aside",
+            path = %aside.display(),
+            error = reason,
+            "the spool can't be used and was set aside; a new one takes its place"
+        );
+        let connection = database::open(&folder.database()).map_err(|error| match error {
+            database::OpenError::Other(error) => error,
+            database::OpenError::Unusable { .. } => SpoolError::Replaced,
+        })?;
+        let old = database::open_set_aside(&aside).ok();
+        Self::begin_stream(folder, limits, connection, old.as_ref())
+    }
+
+    fn begin_stream(
+        folder: Folder,
+        limits: SpoolLimits,
+        connection: Connection,
+        old: Option<&Connection>,
+    ) -> Result<Self, SpoolError> {
+        let path = folder.database();
+        let failed = |source| SpoolError::Database {
+            path: path.clone(),
+            source,
+        };
+        if let Some(old) = old {
+            note_remains(old, &connection).map_err(failed)?;
+        }
+        let slave_id = identity(&folder, &connection, old, failed)?;
+        let state = State::read(&connection, random_stream()?).map_err(failed)?;
+        Ok(Self {
+            folder,
+            connection,
+            limits,
+            slave_id,
+            state,
+            cleared: BTreeMap::new(),
+            cleared_reports: 0,
+            reader: BEFORE_ALL,
+        })
+    }
+}
+
+/// The reports of a database that was set aside, as gaps, as far as it can still be read.
+fn note_remains(old: &Connection, new: &Connection) -> rusqlite::Result<()> {
+    for (id, gap) in (1..).zip(&entries::remains(old)) {
+        entries::insert_gap(new, id, gap)?;
+    }
+    Ok(())
+}
+
+/// The id in the database, or the one beside it, or that of the database that was set aside; a new
+/// one if there is none.
+fn identity(
+    folder: &Folder,
+    connection: &Connection,
+    old: Option<&Connection>,
+    failed: impl Fn(rusqlite::Error) -> SpoolError,
+) -> Result<[u8; 16], SpoolError> {
+    const KEY: &str = "slave_id";
+    let as_id = |value: Vec<u8>| <[u8; 16]>::try_from(value).ok();
+    let in_database = entries::meta(connection, KEY)
+        .map_err(&failed)?
+        .and_then(as_id);
+    let beside = folder.read_id();
+    let in_old = || entries::meta(old?, KEY).ok().flatten().and_then(as_id);
+    let id = match in_database.or(beside).or_else(in_old) {
+        Some(id) => id,
+        None => {
+            let mut id = [0; 16];
+            getrandom::fill(&mut id)?;
+            id
+        }
+    };
+    if in_database != Some(id) {
+        entries::set_meta(connection, KEY, &id).map_err(&failed)?;
+    }
+    if beside != Some(id) {
+        folder.write_id(id)?;
+    }
+    Ok(id)
+}
