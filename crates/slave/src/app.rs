@@ -9,6 +9,7 @@ use rollcall_os::exit::{Exit, ExitError, ExitWith};
 use rollcall_os::log::{self, LogHandle};
 use rollcall_os::signal::{Signal, Signals};
 use rollcall_protocol::wire;
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
@@ -277,9 +278,7 @@ async fn log_left(spool: &Spool) {
     }
 }
 
-fn spool_failure(
-    ended: Result<Result<(), SpoolEnd>, tokio::sync::oneshot::error::RecvError>,
-) -> Failure {
+fn spool_failure(ended: Result<Result<(), SpoolEnd>, RecvError>) -> Failure {
     match ended {
         Ok(Ok(())) => Failure::Ended("the spool's thread"),
         Ok(Err(end)) => end.into(),
@@ -311,4 +310,26 @@ fn log_panics() {
             "a task panicked: this is a bug"
         );
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_a_core_task_is_an_internal_error() {
+        let mut tasks: JoinSet<Result<(), Failure>> = JoinSet::new();
+        tasks.spawn(async { panic!("a bug") });
+        let failure = task_failure(tasks.join_next().await);
+        assert_eq!(failure.exit(), Exit::Internal);
+        assert!(failure.to_string().contains("a bug"), "{failure}");
+    }
+
+    #[test]
+    fn a_spool_that_cannot_be_had_back_is_an_error_of_the_store() {
+        let failure = spool_failure(Ok(Err(SpoolEnd::Failed(SpoolError::Ended))));
+        assert_eq!(failure.exit(), Exit::Store);
+        let failure = spool_failure(Ok(Err(SpoolEnd::Panicked("a bug".to_owned()))));
+        assert_eq!(failure.exit(), Exit::Internal);
+    }
 }

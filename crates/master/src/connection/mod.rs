@@ -82,7 +82,61 @@ impl Connection {
 
     /// Serves it to its end. `stop` ends it at the next moment at which nothing is half done.
     pub(crate) async fn serve(mut self, mut transport: impl Transport, stop: CancellationToken) {
-        let end = self.run(&mut transport, &stop).await;
+        // What an idle connection does not need is boxed where it is needed.
+        let greeted = Box::pin(self.greet(&mut transport, &stop)).await;
+        let end = match greeted {
+            Some(end) => end,
+            None => self.run(&mut transport, &stop).await,
+        };
+        Box::pin(self.part(transport, end)).await;
+    }
+
+    /// Serves it until Hello has come, or the connection ends.
+    async fn greet(
+        &mut self,
+        transport: &mut impl Transport,
+        stop: &CancellationToken,
+    ) -> Option<End> {
+        while let Some(deadline) = self.session.deadline() {
+            let left = deadline.saturating_since(clock::boot());
+            let ended = match tokio::time::timeout(left, wait(transport, stop)).await {
+                Ok(Ok(())) => self.look(transport).await,
+                Ok(Err(end)) => Some(end),
+                Err(_) => {
+                    let overdue = self.session.handle_timeout(clock::boot());
+                    overdue.err().map(End::Refused)
+                }
+            };
+            if ended.is_some() {
+                return ended;
+            }
+        }
+        None
+    }
+
+    /// Serves it until it ends.
+    async fn run(&mut self, transport: &mut impl Transport, stop: &CancellationToken) -> End {
+        loop {
+            if let Err(end) = wait(transport, stop).await {
+                return end;
+            }
+            if let Some(end) = self.look(transport).await {
+                return end;
+            }
+        }
+    }
+
+    /// One look at what has arrived, and the answer to it. Not to be cancelled half way.
+    async fn look(&mut self, transport: &mut impl Transport) -> Option<End> {
+        let settled = match self.read(transport) {
+            Ok(read) => self.settle(transport, &read).await.map(|()| read.end),
+            Err(error) => Err(error),
+        };
+        settled.unwrap_or_else(|error| Some(End::Broken(error)))
+    }
+
+    /// Ends it.
+    async fn part(self, mut transport: impl Transport, end: End) {
         self.say_last_words(&mut transport, &end).await;
         self.log(&end);
         if !matches!(end, End::Broken(_)) {
@@ -90,41 +144,8 @@ impl Connection {
         }
     }
 
-    async fn run(&mut self, transport: &mut impl Transport, stop: &CancellationToken) -> End {
-        loop {
-            let closed = tokio::select! {
-                biased;
-                () = stop.cancelled() => return End::Stopping,
-                closed = transport.readable() => closed,
-                () = self.hello_overdue(), if !self.session.is_open() => {
-                    match self.session.handle_timeout(clock::boot()) {
-                        Err(refusal) => return End::Refused(refusal),
-                        Ok(()) => continue,
-                    }
-                }
-            };
-            let read = match closed.and_then(|closed| self.read(transport, closed)) {
-                Ok(read) => read,
-                Err(error) => return End::Broken(error),
-            };
-            if let Err(error) = self.settle(transport, &read).await {
-                return End::Broken(error);
-            }
-            if let Some(end) = read.end {
-                return end;
-            }
-        }
-    }
-
-    /// Resolves when the deadline for Hello has passed.
-    async fn hello_overdue(&self) {
-        if let Some(deadline) = self.session.deadline() {
-            tokio::time::sleep(deadline.saturating_since(clock::boot())).await;
-        }
-    }
-
     /// Looks at what has arrived and gives all whole frames to the roll.
-    fn read(&mut self, transport: &impl Transport, closed: bool) -> io::Result<Read> {
+    fn read(&mut self, transport: &impl Transport) -> io::Result<Read> {
         let reactor = Rc::clone(&self.reactor);
         let mut buffer = reactor.buffer();
         let stamp = Stamp {
@@ -148,7 +169,7 @@ impl Connection {
             read.end = Some(End::Complete);
         } else if peeked == 0 {
             read.end = Some(End::Closed);
-        } else if read.taken == 0 && closed {
+        } else if read.taken == 0 && transport.is_finished() {
             read.end = Some(End::CutFrame);
         } else if left > PARTIAL_FRAME_BYTES {
             transport.make_room_for_frame()?;
@@ -338,6 +359,15 @@ impl Drop for Connection {
         if let Some(slot) = self.slot {
             self.reactor.roll().handle_disconnect(slot, self.id);
         }
+    }
+}
+
+/// Waits until there is something to look at; an error is the end.
+async fn wait(transport: &impl Transport, stop: &CancellationToken) -> Result<(), End> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(End::Stopping),
+        ready = transport.readable() => ready.map_err(End::Broken),
     }
 }
 

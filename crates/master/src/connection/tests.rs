@@ -58,11 +58,15 @@ impl Memory {
 }
 
 impl Transport for Memory {
-    async fn readable(&self) -> io::Result<bool> {
+    async fn readable(&self) -> io::Result<()> {
         if self.0.input.borrow().is_empty() {
             self.0.arrived.notified().await;
         }
-        Ok(false)
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        false
     }
 
     fn peek(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {

@@ -3,9 +3,11 @@
 //! Plain TCP peeks into the kernel's buffer. A TLS transport would peek into the plaintext that it
 //! has decrypted, and stands beside this one behind the same trait.
 
+use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rollcall_os::socket;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -16,9 +18,11 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A connection whose input is peeked, committed, and only then consumed: a master that dies in
 /// between leaves the bytes where its successor finds them.
 pub(crate) trait Transport {
-    /// Waits until there may be something to peek. Returns whether the peer has closed its side, so
-    /// that nothing can follow what is there.
-    async fn readable(&self) -> io::Result<bool>;
+    /// Waits until there may be something to peek.
+    async fn readable(&self) -> io::Result<()>;
+
+    /// Whether the peer has closed its side: nothing can follow what is there.
+    fn is_finished(&self) -> bool;
 
     /// Copies what has arrived and leaves it in place: its length, 0 at the end of the stream, `None`
     /// if nothing is there now.
@@ -40,8 +44,14 @@ pub(crate) trait Transport {
 }
 
 impl Transport for TcpStream {
-    async fn readable(&self) -> io::Result<bool> {
-        Ok(self.ready(Interest::READABLE).await?.is_read_closed())
+    async fn readable(&self) -> io::Result<()> {
+        // Smaller than the future of `TcpStream::readable`, and there are many idle connections.
+        poll_fn(|context| self.poll_read_ready(context)).await
+    }
+
+    fn is_finished(&self) -> bool {
+        let ready = self.ready(Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
     fn peek(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
@@ -79,7 +89,9 @@ impl Transport for TcpStream {
         if written == bytes.len() {
             return Ok(());
         }
-        match tokio::time::timeout(timeout, self.write_all(&bytes[written..])).await {
+        let rest = self.write_all(&bytes[written..]);
+        // Boxed: an idle connection need not have the room for it.
+        match Box::pin(tokio::time::timeout(timeout, rest)).await {
             Ok(result) => result,
             Err(_) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,

@@ -115,13 +115,13 @@ impl Figures {
             "rollcall_slaves",
             "Slaves on the roll by presence",
             "presence",
-            &PRESENCES.map(|(presence, word)| (word, total(&|view| view.row.presence == presence))),
+            &PRESENCES.map(|(presence, word)| (word, total(&|view| view.presence == presence))),
         )?;
         page.gauges(
             "rollcall_slaves_by_health",
             "Slaves on the roll by the health they reported last; none: no report yet",
             "health",
-            &HEALTHS.map(|(health, word)| (word, total(&|view| view.row.health == health))),
+            &HEALTHS.map(|(health, word)| (word, total(&|view| view.health == health))),
         )?;
         page.gauge(
             "rollcall_degraded",

@@ -7,9 +7,8 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use rollcall_protocol::api::{CheckRow, Health, MetricRow, SlaveDetail, SlaveRow};
+use rollcall_protocol::api::{CheckRow, Health, MetricRow, SlaveDetail, SlaveList};
 use rollcall_protocol::wire;
-use serde::Serialize;
 
 use super::Service;
 use super::params::{Params, RawParams};
@@ -22,11 +21,6 @@ const LIKENESS_MIN: f64 = 0.8;
 const SUGGESTIONS_MAX: usize = 3;
 
 /// [`rollcall_protocol::api::SlaveList`] without copying the rows.
-#[derive(Debug, Serialize)]
-struct Rows<'a> {
-    slaves: Vec<&'a SlaveRow>,
-}
-
 /// `GET /v1/slaves`.
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
@@ -34,8 +28,8 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     Params::of(query, &[])?;
     let roll = Arc::clone(&service.roll.borrow());
-    let rows = Rows {
-        slaves: roll.slaves.iter().map(|view| &view.row).collect(),
+    let rows = SlaveList {
+        slaves: roll.slaves.iter().map(|view| view.to_row()).collect(),
     };
     let body = serde_json::to_vec(&rows).map_err(|error| {
         Problem::new(
@@ -63,8 +57,8 @@ pub(super) async fn show(
 
 fn detail(view: &SlaveView) -> SlaveDetail {
     SlaveDetail {
-        row: view.row.clone(),
-        agent_version: view.agent_version.clone(),
+        row: view.to_row(),
+        agent_version: view.agent_version.to_string(),
         report_time_ms: view.report_time_ms,
         checks: view.status.checks.iter().map(check_row).collect(),
     }
@@ -111,7 +105,7 @@ fn nearest<'a>(name: &str, roll: &'a RollSnapshot) -> Vec<&'a str> {
     let mut likely: Vec<(f64, &str)> = roll
         .slaves
         .iter()
-        .map(|view| view.row.name.as_str())
+        .map(|view| view.name.as_str())
         .map(|other| (strsim::jaro_winkler(name, other), other))
         .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
         .collect();

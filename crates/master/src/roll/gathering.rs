@@ -109,7 +109,7 @@ impl Gathering {
     pub(super) fn message(&mut self, slave: &Slave, stamp: Stamp, payload: &[u8], peer: &str) {
         if !self.replaying {
             self.redo(&RedoEntry {
-                slave_id: slave.id.to_vec(),
+                slave_id: slave.shown.id.to_vec(),
                 wall_ms: stamp.wall_ms,
                 message: payload.to_vec(),
                 presence: None,
@@ -123,7 +123,7 @@ impl Gathering {
         if self.replaying {
             return;
         }
-        self.push_event(Some(slave.name.clone()), stamp, change);
+        self.push_event(Some(slave.shown.name.clone()), stamp, change);
     }
 
     /// Puts an event into the group.
@@ -224,15 +224,10 @@ impl Roll {
             return None;
         }
         for slot in old {
-            let slave = &mut self.slaves[slot];
-            slave.view_is_old = false;
-            slave.view = Some(Arc::new(slave.to_view()));
+            self.slaves[slot].view_is_old = false;
         }
-        let views = self
-            .names
-            .values()
-            .filter_map(|&slot| self.slaves[slot].view.clone());
-        Some(views.collect())
+        let shown = |&slot: &Slot| Arc::clone(&self.slaves[slot].shown);
+        Some(self.names.values().map(shown).collect())
     }
 
     fn begin_snapshot(&mut self, first_group: u64) {
@@ -258,12 +253,13 @@ impl Roll {
     fn record(&mut self, slot: Slot, group: u64) -> Record {
         let slave = &mut self.slaves[slot];
         slave.record_is_old = false;
+        let shown = &slave.shown;
         Record {
-            id: slave.id,
-            name: slave.name.clone(),
-            presence: presence_word(slave.presence),
-            health: slave.health.map(health_word),
-            last_seen_ms: slave.last_seen_ms,
+            id: shown.id,
+            name: shown.name.clone(),
+            presence: presence_word(shown.presence),
+            health: shown.health.map(health_word),
+            last_seen_ms: shown.last_seen_ms,
             blob: slave.to_record(group).encode_to_vec(),
         }
     }

@@ -9,8 +9,10 @@ use rollcall_protocol::session::Refusal;
 use rollcall_protocol::wire::{ErrorCode, Hello, Mark, Mode};
 
 use super::gathering::Change;
+use super::record;
 use super::slave::Slave;
-use super::{Roll, SessionId, SlaveId, Slot, Stamp};
+use super::{Roll, SessionId, Slot, Stamp};
+use crate::view::SlaveId;
 
 /// A conflict that goes on is told this often.
 const CONFLICT_TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -52,8 +54,10 @@ impl Roll {
         if let Some(applied) = self.runs_backwards(id, hello, stamp) {
             return Ok(Greeting::Resync { applied });
         }
-        let slot = self.accept_hello(id, hello, payload, peer.to_string(), stamp);
-        self.slaves[slot].session = Some((session, stamp.wall_ms));
+        let slot = self.accept_hello(id, hello, payload, Some(peer), stamp);
+        let slave = &mut self.slaves[slot];
+        slave.session = Some(session);
+        slave.shown_mut().connected_since_ms = Some(stamp.wall_ms);
         let mark = |stream| Mark {
             stream,
             sequence: self.mark(slot, stream),
@@ -69,7 +73,7 @@ impl Roll {
         id: SlaveId,
         hello: &Hello,
         payload: &[u8],
-        peer: String,
+        peer: Option<SocketAddr>,
         stamp: Stamp,
     ) -> Slot {
         let known = self.ids.get(&id).copied();
@@ -77,13 +81,14 @@ impl Roll {
         self.rename(slot, &hello.name, stamp);
         let slave = &mut self.slaves[slot];
         let durable = known.is_none() || changes_record(slave, hello);
-        if known.is_some() && slave.stream != hello.stream && slave.stream != 0 {
+        if known.is_some() && slave.shown.stream != hello.stream && slave.shown.stream != 0 {
             let text = format!("the slave's process started anew ({})", hello.agent_version);
             let change = change(EventKind::Restart, text, stamp);
             self.gathering.event(slave, stamp, change);
         }
         slave.ledger.open(hello);
         if durable {
+            let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
             self.gathering.message(slave, stamp, payload, &peer);
         }
         slave.describe(hello, peer);
@@ -110,15 +115,15 @@ impl Roll {
             return Ok(());
         };
         let slave = &self.slaves[slot];
-        let other = slave.stream != hello.stream && slave.session.is_some();
-        if !other || slave.presence != Presence::Up {
+        let other = slave.shown.stream != hello.stream && slave.session.is_some();
+        if !other || slave.shown.presence != Presence::Up {
             return Ok(());
         }
         let text = format!(
             "two slaves claim the id of \"{}\": one at {}, which keeps it, and one at {peer}, which is refused; \
              was a state folder copied? Remove the `slave-id` file and the spool in the copy's state folder",
-            slave.name,
-            slave.peer.as_deref().unwrap_or("an unknown address"),
+            slave.shown.name,
+            address(slave),
         );
         Err(self.conflict(slot, ErrorCode::IdConflict, text, stamp))
     }
@@ -135,14 +140,14 @@ impl Roll {
             return Ok(());
         };
         let slave = &self.slaves[slot];
-        if slave.id == id || slave.presence != Presence::Up {
+        if slave.shown.id == id || slave.shown.presence != Presence::Up {
             return Ok(());
         }
         let text = format!(
             "two slaves have the name \"{}\": one at {}, which keeps it, and one at {peer}, which is refused; \
              give one of them another `name` in its slave.toml",
-            slave.name,
-            slave.peer.as_deref().unwrap_or("an unknown address"),
+            slave.shown.name,
+            address(slave),
         );
         Err(self.conflict(slot, ErrorCode::NameConflict, text, stamp))
     }
@@ -157,7 +162,7 @@ impl Roll {
             let change = change(EventKind::Conflict, text.clone(), stamp);
             self.gathering.event(slave, stamp, change);
         }
-        let retry_after = Duration::from_millis(u64::from(slave.interval_ms));
+        let retry_after = Duration::from_millis(u64::from(slave.shown.interval_ms));
         Refusal::for_now(code, text, retry_after)
     }
 
@@ -178,22 +183,20 @@ impl Roll {
     }
 
     fn enroll(&mut self, id: SlaveId, name: &str, stamp: Stamp) -> Slot {
-        let mut slave = Slave::new(id, stamp.wall_ms);
+        let mut slave = Slave::new(id, name.to_owned(), stamp.wall_ms);
         slave.read_at = stamp.at;
         let slot = match self.names.get(name) {
             // A reinstalled host: nobody else answers to this name.
             Some(&slot) => {
                 let old = std::mem::replace(&mut self.slaves[slot], slave);
-                self.ids.remove(&old.id);
+                self.ids.remove(&old.shown.id);
                 self.ids.insert(id, slot);
-                self.gathering.forget(old.id);
+                self.gathering.forget(old.shown.id);
                 self.gathering.touch_new(slot, true);
                 slot
             }
             None => self.insert(slave),
         };
-        self.slaves[slot].name = name.to_owned();
-        self.names.insert(name.to_owned(), slot);
         let change = change(
             EventKind::Enrolled,
             "seen for the first time".to_owned(),
@@ -205,11 +208,11 @@ impl Roll {
 
     fn rename(&mut self, slot: Slot, name: &str, stamp: Stamp) {
         let slave = &mut self.slaves[slot];
-        if slave.name == name {
+        if slave.shown.name == name {
             return;
         }
-        self.names.remove(&slave.name);
-        let before = std::mem::replace(&mut slave.name, name.to_owned());
+        self.names.remove(&slave.shown.name);
+        let before = std::mem::replace(&mut slave.shown_mut().name, name.to_owned());
         let mut change = change(EventKind::Renamed, format!("it was \"{before}\""), stamp);
         change.from = Some(before);
         change.to = Some(name.to_owned());
@@ -222,23 +225,29 @@ impl Roll {
     /// The slave at `slot` has lost its name to another one: it keeps its place under its id.
     fn displace(&mut self, slot: Slot) {
         let slave = &mut self.slaves[slot];
-        let id: String = slave.id.iter().map(|byte| format!("{byte:02x}")).collect();
-        slave.name = id.clone();
+        let id = slave.shown.id_hex();
+        slave.shown_mut().name.clone_from(&id);
         self.gathering.touch(slave, slot);
         self.names.insert(id, slot);
     }
 }
 
+fn address(slave: &Slave) -> String {
+    let peer = slave.shown.peer.map(|peer| peer.to_string());
+    peer.unwrap_or_else(|| "an unknown address".to_owned())
+}
+
 /// Whether accepting `hello` changes what is durable of the slave. A per-message slave says Hello
 /// with every report; most of those say nothing new.
 fn changes_record(slave: &Slave, hello: &Hello) -> bool {
+    let shown = &slave.shown;
     hello.mode() == Mode::Pooled
-        || slave.mode != hello.mode
-        || slave.stream != hello.stream
-        || slave.interval_ms != hello.interval_ms
-        || slave.name != hello.name
-        || slave.agent_version != hello.agent_version
-        || slave.labels != hello.labels
+        || shown.mode != record::mode(hello.mode)
+        || shown.stream != hello.stream
+        || shown.interval_ms != hello.interval_ms
+        || shown.name != hello.name
+        || *shown.agent_version != *hello.agent_version
+        || *shown.labels != hello.labels
         || hello
             .pending
             .iter()

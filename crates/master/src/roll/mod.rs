@@ -30,6 +30,7 @@ use prost::Message;
 use rollcall_protocol::Moment;
 use rollcall_protocol::wire::{Mark, ToMaster, to_master};
 
+use crate::view::SlaveId;
 use deadlines::Deadlines;
 use gathering::Gathering;
 use record::{RedoEntry, SlaveRecord, StoredPresence};
@@ -38,7 +39,7 @@ use slave::Slave;
 pub(crate) use gathering::{Gathered, Published};
 pub(crate) use hello::Greeting;
 pub(crate) use reports::Taken;
-pub(crate) use slave::{SessionId, SlaveId};
+pub(crate) use slave::SessionId;
 
 /// Where a slave stands in the roll, for as long as the process lives.
 pub(crate) type Slot = usize;
@@ -152,25 +153,23 @@ impl Roll {
 
     /// Whether the connection `session` still speaks for the slave.
     pub(crate) fn holds(&self, slot: Slot, session: SessionId) -> bool {
-        self.slaves[slot]
-            .session
-            .is_some_and(|(holder, _)| holder == session)
+        self.slaves[slot].session == Some(session)
     }
 
     /// The connection `session` has ended. Presence is a matter of deadlines, not of connections.
     pub(crate) fn handle_disconnect(&mut self, slot: Slot, session: SessionId) {
         if self.holds(slot, session) {
-            self.slaves[slot].session = None;
+            let slave = &mut self.slaves[slot];
+            slave.session = None;
+            slave.shown_mut().connected_since_ms = None;
             self.gathering.touch_view(&mut self.slaves[slot], slot);
         }
     }
 
     fn insert(&mut self, slave: Slave) -> Slot {
         let slot = self.slaves.len();
-        self.ids.insert(slave.id, slot);
-        if !slave.name.is_empty() {
-            self.names.insert(slave.name.clone(), slot);
-        }
+        self.ids.insert(slave.shown.id, slot);
+        self.names.insert(slave.shown.name.clone(), slot);
         self.gathering.touch_new(slot, slave.record_is_old);
         self.slaves.push(slave);
         slot
@@ -207,8 +206,9 @@ impl Roll {
             .and_then(|stored| StoredPresence::try_from(stored).ok());
         if let (Some(slot), Some(stored)) = (slot, stored) {
             let slave = &mut self.slaves[slot];
-            slave.presence = stored.into();
-            slave.since_ms = entry.wall_ms;
+            let shown = slave.shown_mut();
+            shown.presence = stored.into();
+            shown.since_ms = entry.wall_ms;
             self.gathering.touch(slave, slot);
         }
     }
@@ -227,7 +227,7 @@ impl Roll {
         let payload = &entry.message;
         match (message.kind, known) {
             (Some(to_master::Kind::Hello(hello)), _) => {
-                self.accept_hello(id, &hello, payload, entry.peer.clone(), stamp);
+                self.accept_hello(id, &hello, payload, entry.peer.parse().ok(), stamp);
             }
             (Some(to_master::Kind::Report(report)), Some(slot)) => {
                 // What was refused was never written, so the replay refuses nothing.

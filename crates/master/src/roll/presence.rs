@@ -36,9 +36,9 @@ impl Roll {
     /// A live report of the slave was read at `stamp`.
     pub(super) fn heard(&mut self, slot: Slot, stamp: Stamp) {
         let slave = &mut self.slaves[slot];
-        slave.last_seen_ms = Some(stamp.wall_ms);
         slave.read_at = stamp.at;
-        if slave.presence != Presence::Up {
+        slave.shown_mut().last_seen_ms = Some(stamp.wall_ms);
+        if slave.shown.presence != Presence::Up {
             self.change_presence(slot, Presence::Up, stamp, "it reports");
         }
         self.arm(slot);
@@ -47,11 +47,13 @@ impl Roll {
     /// Sets the presence and tells of it.
     pub(super) fn change_presence(&mut self, slot: Slot, to: Presence, stamp: Stamp, why: &str) {
         let slave = &mut self.slaves[slot];
-        let from = std::mem::replace(&mut slave.presence, to);
+        let from = slave.shown.presence;
         if from == to {
             return;
         }
-        slave.since_ms = stamp.wall_ms;
+        let shown = slave.shown_mut();
+        shown.presence = to;
+        shown.since_ms = stamp.wall_ms;
         let change = Change {
             kind: EventKind::Presence,
             subject: None,
@@ -69,9 +71,9 @@ impl Roll {
     pub(super) fn record_presence(&mut self, slot: Slot, stamp: Stamp) {
         let slave = &self.slaves[slot];
         let entry = RedoEntry {
-            slave_id: slave.id.to_vec(),
+            slave_id: slave.shown.id.to_vec(),
             wall_ms: stamp.wall_ms,
-            presence: Some(StoredPresence::from(slave.presence).into()),
+            presence: Some(StoredPresence::from(slave.shown.presence).into()),
             ..RedoEntry::default()
         };
         self.gathering.redo(&entry);
@@ -95,12 +97,12 @@ impl Roll {
     /// When the presence gets worse if nothing is heard, and to what.
     fn due(&self, slot: Slot) -> Option<(Moment, Presence)> {
         let slave = &self.slaves[slot];
-        let (intervals, worse) = match slave.presence {
+        let (intervals, worse) = match slave.shown.presence {
             Presence::Up => (self.rules.late_after, Presence::Late),
             Presence::Late => (self.rules.missing_after, Presence::Missing),
             Presence::Expected | Presence::Missing | Presence::Left => return None,
         };
-        let interval = Duration::from_millis(u64::from(slave.interval_ms));
+        let interval = Duration::from_millis(u64::from(slave.shown.interval_ms));
         Some((slave.read_at + interval.mul_f64(intervals), worse))
     }
 }

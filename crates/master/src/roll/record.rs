@@ -12,8 +12,6 @@ pub(crate) struct SlaveRecord {
     /// The group that this record was written with: older redo is contained in it.
     #[prost(uint64, tag = "1")]
     pub(crate) group: u64,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(crate) id: Vec<u8>,
     #[prost(string, tag = "3")]
     pub(crate) name: String,
     #[prost(enumeration = "StoredPresence", tag = "4")]
@@ -144,6 +142,17 @@ pub(crate) fn health(wire: i32) -> Health {
     }
 }
 
+/// Health as the slave says it.
+pub(crate) fn wire_health(health: Health) -> i32 {
+    match health {
+        Health::Ok => wire::Health::Ok,
+        Health::Warning => wire::Health::Warning,
+        Health::Critical => wire::Health::Critical,
+        Health::Unknown => wire::Health::Unknown,
+    }
+    .into()
+}
+
 /// The word for it in events, JSON and the store.
 pub(crate) fn health_word(health: Health) -> &'static str {
     match health {
@@ -171,6 +180,15 @@ pub(crate) fn mode(wire: i32) -> Mode {
         Ok(wire::Mode::PerMessage) => Mode::PerMessage,
         Ok(wire::Mode::Pooled) | Err(_) => Mode::Pooled,
     }
+}
+
+/// The mode as the slave says it.
+pub(crate) fn wire_mode(mode: Mode) -> i32 {
+    match mode {
+        Mode::Pooled => wire::Mode::Pooled,
+        Mode::PerMessage => wire::Mode::PerMessage,
+    }
+    .into()
 }
 
 #[cfg(test)]

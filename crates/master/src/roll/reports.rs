@@ -43,7 +43,7 @@ impl Roll {
         match slave.ledger.admit(report.stream, report.sequence) {
             Admission::Ahead { expected } => return Err(hole(report.sequence, expected)),
             Admission::Duplicate => {
-                slave.duplicates += 1;
+                slave.shown_mut().duplicates += 1;
                 self.gathering.touch(slave, slot);
                 if live {
                     self.hear_again(slot, stamp);
@@ -52,7 +52,8 @@ impl Roll {
             }
             Admission::Apply => {}
         }
-        slave.applied += 1;
+        slave.advance(report.stream);
+        slave.shown_mut().applied += 1;
         self.gathering.message(slave, stamp, payload, "");
         if live {
             self.show(slot, report, stamp, false);
@@ -83,7 +84,8 @@ impl Roll {
             Admission::Apply => {}
         }
         let lost = gap.last - before.max(gap.first - 1);
-        slave.gaps += lost;
+        slave.advance(gap.stream);
+        slave.shown_mut().gaps += lost;
         self.gathering.message(slave, stamp, payload, "");
         let change = Change {
             kind: EventKind::Gap,
@@ -124,7 +126,7 @@ impl Roll {
     fn preview(&mut self, slot: Slot, report: Report, payload: &[u8], stamp: Stamp) -> Taken {
         let slave = &mut self.slaves[slot];
         if slave.ledger.mark(report.stream) >= Some(report.sequence) {
-            slave.duplicates += 1;
+            slave.shown_mut().duplicates += 1;
             self.hear_again(slot, stamp);
             return Taken::Duplicate;
         }
@@ -140,10 +142,10 @@ impl Roll {
         self.heard(slot, stamp);
         let slave = &mut self.slaves[slot];
         let before = Before {
-            health: slave.health,
-            status: &slave.status,
+            health: slave.shown.health,
+            status: &slave.shown.status,
         };
-        let health = slave.health;
+        let health = slave.shown.health;
         if !self.gathering.is_replaying() {
             let changes = changes::between(&before, &report, stamp.wall_ms, false);
             for change in changes {
@@ -151,8 +153,8 @@ impl Roll {
             }
         }
         slave.set_newest(report, ahead);
-        if slave.health != health {
-            slave.since_ms = stamp.wall_ms;
+        if slave.shown.health != health {
+            slave.shown_mut().since_ms = stamp.wall_ms;
         }
     }
 
@@ -166,7 +168,7 @@ impl Roll {
         };
         let behind = slave.catching_up.get_or_insert_with(|| {
             Box::new(CatchingUp {
-                status: Some((*slave.status).clone()),
+                status: Some((*slave.shown.status).clone()),
                 health: None,
                 previewed: Vec::new(),
             })
@@ -177,7 +179,7 @@ impl Roll {
             .position(|previewed| *previewed == mark);
         let status = behind.status.take().unwrap_or_default();
         let before = Before {
-            health: behind.health.map(record::health).or(slave.health),
+            health: behind.health.map(record::health).or(slave.shown.health),
             status: &status,
         };
         let changes = match told {
@@ -199,9 +201,9 @@ impl Roll {
 
     /// A live report that had been applied: its ack was lost, and the slave is there.
     fn hear_again(&mut self, slot: Slot, stamp: Stamp) {
-        let before = self.slaves[slot].presence;
+        let before = self.slaves[slot].shown.presence;
         self.heard(slot, stamp);
-        if self.slaves[slot].presence != before {
+        if self.slaves[slot].shown.presence != before {
             self.record_presence(slot, stamp);
         }
     }

@@ -1,19 +1,15 @@
 //! One slave on the roll.
 
-use std::collections::BTreeMap;
+use std::mem;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rollcall_protocol::Moment;
-use rollcall_protocol::api::{Health, Presence, SlaveRow};
 use rollcall_protocol::ledger::Ledger;
-use rollcall_protocol::limits::ID_BYTES;
-use rollcall_protocol::wire::{Hello, Mark, Report, Status};
+use rollcall_protocol::wire::{self, Hello, Mark, Report, Status};
 
 use super::record::{self, CatchingUp, Newest, SlaveRecord, StoredPresence};
-use crate::view::SlaveView;
-
-/// A slave's identity.
-pub(crate) type SlaveId = [u8; ID_BYTES];
+use crate::view::{SlaveId, SlaveView};
 
 /// Names one connection for as long as the process lives.
 pub(crate) type SessionId = u64;
@@ -21,73 +17,36 @@ pub(crate) type SessionId = u64;
 /// Most live reports that may run ahead of one slave's backlog and be remembered as told.
 const PREVIEWED_MAX: usize = 4096;
 
-/// The present state of one slave. What [`Self::to_record`] leaves out is of this process only.
+/// The present state of one slave.
 #[derive(Debug)]
-pub(crate) struct Slave {
-    pub(crate) id: SlaveId,
-    pub(crate) name: String,
-    pub(crate) presence: Presence,
-    pub(crate) health: Option<Health>,
-    /// Since when presence and health are what they are.
-    pub(crate) since_ms: i64,
-    pub(crate) last_seen_ms: Option<i64>,
-    pub(crate) interval_ms: u32,
-    pub(crate) stream: u64,
-    pub(crate) ledger: Ledger,
-    pub(crate) applied: u64,
-    pub(crate) duplicates: u64,
-    pub(crate) gaps: u64,
-    pub(crate) clock_offset_ms: Option<i64>,
-    pub(crate) mode: i32,
-    pub(crate) peer: Option<String>,
-    /// Sessions opened since it was enrolled.
-    pub(crate) connects: u64,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) agent_version: String,
-    pub(crate) newest: Option<Mark>,
-    pub(crate) report_time_ms: Option<i64>,
-    pub(crate) status: Arc<Status>,
-    pub(crate) catching_up: Option<Box<CatchingUp>>,
-
+pub(super) struct Slave {
+    /// What readers see, shared with the snapshots.
+    pub(super) shown: Arc<SlaveView>,
+    pub(super) ledger: Ledger,
+    /// The newest live report.
+    pub(super) newest: Option<Mark>,
+    pub(super) catching_up: Option<Box<CatchingUp>>,
     /// The last group that its record on disk contains.
-    pub(crate) record_group: u64,
+    pub(super) record_group: u64,
+
     /// When it was heard last: its deadlines count from here.
-    pub(crate) read_at: Moment,
-    /// The connection that holds its id, and since when.
-    pub(crate) session: Option<(SessionId, i64)>,
+    pub(super) read_at: Moment,
+    /// The connection that holds its id.
+    pub(super) session: Option<SessionId>,
     /// When a conflict about it was told last.
-    pub(crate) conflict_told: Option<Moment>,
-    /// Whether it has changed since its record, and since its view, was last made.
-    pub(crate) record_is_old: bool,
-    pub(crate) view_is_old: bool,
-    pub(crate) view: Option<Arc<SlaveView>>,
+    pub(super) conflict_told: Option<Moment>,
+    /// Whether it has changed since its record was written, and since it was last published.
+    pub(super) record_is_old: bool,
+    pub(super) view_is_old: bool,
 }
 
 impl Slave {
     /// A slave that has just said Hello for the first time.
-    pub(crate) fn new(id: SlaveId, wall_ms: i64) -> Self {
+    pub(super) fn new(id: SlaveId, name: String, wall_ms: i64) -> Self {
         Self {
-            id,
-            name: String::new(),
-            presence: Presence::Expected,
-            health: None,
-            since_ms: wall_ms,
-            last_seen_ms: None,
-            interval_ms: 0,
-            stream: 0,
+            shown: Arc::new(SlaveView::new(id, name, wall_ms)),
             ledger: Ledger::default(),
-            applied: 0,
-            duplicates: 0,
-            gaps: 0,
-            clock_offset_ms: None,
-            mode: 0,
-            peer: None,
-            connects: 0,
-            labels: BTreeMap::new(),
-            agent_version: String::new(),
             newest: None,
-            report_time_ms: None,
-            status: Arc::default(),
             catching_up: None,
             record_group: 0,
             read_at: Moment::ZERO,
@@ -95,16 +54,15 @@ impl Slave {
             conflict_told: None,
             record_is_old: true,
             view_is_old: true,
-            view: None,
         }
     }
 
     /// What its record says.
-    pub(crate) fn from_record(id: SlaveId, record: SlaveRecord) -> Self {
+    pub(super) fn from_record(id: SlaveId, record: SlaveRecord) -> Self {
         let newest = record.newest.unwrap_or_default();
         let has_newest = newest.sequence > 0;
-        Self {
-            name: record.name,
+        let ledger = Ledger::from_marks(record.marks);
+        let view = SlaveView {
             presence: StoredPresence::try_from(record.presence)
                 .unwrap_or(StoredPresence::Expected)
                 .into(),
@@ -112,142 +70,126 @@ impl Slave {
             last_seen_ms: record.last_seen_ms,
             interval_ms: record.interval_ms,
             stream: record.stream,
-            ledger: Ledger::from_marks(record.marks),
+            sequence: ledger.mark(record.stream).unwrap_or(0),
             applied: record.applied,
             duplicates: record.duplicates,
             gaps: record.gaps,
             clock_offset_ms: record.clock_offset_ms,
-            mode: record.mode,
-            peer: record.peer,
+            mode: record::mode(record.mode),
+            peer: record.peer.and_then(|peer| peer.parse().ok()),
             connects: record.connects,
-            labels: record.labels,
-            agent_version: record.agent_version,
+            labels: Arc::new(record.labels),
+            agent_version: record.agent_version.into(),
+            report_time_ms: has_newest.then_some(newest.time_ms),
+            status: Arc::new(newest.status.unwrap_or_default()),
+            ..SlaveView::new(id, record.name, record.since_ms)
+        };
+        Self {
+            shown: Arc::new(view),
+            ledger,
             newest: has_newest.then_some(Mark {
                 stream: newest.stream,
                 sequence: newest.sequence,
             }),
-            report_time_ms: has_newest.then_some(newest.time_ms),
-            status: Arc::new(newest.status.unwrap_or_default()),
             catching_up: record.catching_up.map(Box::new),
             record_group: record.group,
             record_is_old: false,
-            ..Self::new(id, record.since_ms)
+            ..Self::new(id, String::new(), 0)
         }
     }
 
     /// Its record, to be written with `group`.
-    pub(crate) fn to_record(&self, group: u64) -> SlaveRecord {
+    pub(super) fn to_record(&self, group: u64) -> SlaveRecord {
+        let shown = &*self.shown;
         SlaveRecord {
             group,
-            id: self.id.to_vec(),
-            name: self.name.clone(),
-            presence: StoredPresence::from(self.presence).into(),
-            health: self.health.map(wire_health),
-            since_ms: self.since_ms,
-            last_seen_ms: self.last_seen_ms,
-            interval_ms: self.interval_ms,
-            stream: self.stream,
+            name: shown.name.clone(),
+            presence: StoredPresence::from(shown.presence).into(),
+            health: shown.health.map(record::wire_health),
+            since_ms: shown.since_ms,
+            last_seen_ms: shown.last_seen_ms,
+            interval_ms: shown.interval_ms,
+            stream: shown.stream,
             marks: self.ledger.marks().to_vec(),
-            applied: self.applied,
-            duplicates: self.duplicates,
-            gaps: self.gaps,
-            clock_offset_ms: self.clock_offset_ms,
-            mode: self.mode,
-            peer: self.peer.clone(),
-            connects: self.connects,
-            labels: self.labels.clone(),
-            agent_version: self.agent_version.clone(),
+            applied: shown.applied,
+            duplicates: shown.duplicates,
+            gaps: shown.gaps,
+            clock_offset_ms: shown.clock_offset_ms,
+            mode: record::wire_mode(shown.mode),
+            peer: shown.peer.map(|peer| peer.to_string()),
+            connects: shown.connects,
+            labels: (*shown.labels).clone(),
+            agent_version: shown.agent_version.to_string(),
             newest: self.newest.map(|newest| Newest {
                 stream: newest.stream,
                 sequence: newest.sequence,
-                time_ms: self.report_time_ms.unwrap_or_default(),
-                status: Some(Status::clone(&self.status)),
+                time_ms: shown.report_time_ms.unwrap_or_default(),
+                status: Some(Status::clone(&shown.status)),
             }),
             catching_up: self.catching_up.as_deref().cloned(),
         }
     }
 
+    /// What readers will see, to be changed: copied if a snapshot shows it as it was.
+    pub(super) fn shown_mut(&mut self) -> &mut SlaveView {
+        Arc::make_mut(&mut self.shown)
+    }
+
     /// What a Hello says of the slave itself.
-    pub(crate) fn describe(&mut self, hello: &Hello, peer: String) {
-        self.interval_ms = hello.interval_ms;
-        self.stream = hello.stream;
-        self.mode = hello.mode;
-        self.labels.clone_from(&hello.labels);
-        self.agent_version.clone_from(&hello.agent_version);
-        self.peer = Some(peer);
-        self.connects += 1;
+    pub(super) fn describe(&mut self, hello: &Hello, peer: Option<SocketAddr>) {
+        let sequence = self.ledger.mark(hello.stream).unwrap_or(0);
+        let shown = self.shown_mut();
+        shown.interval_ms = hello.interval_ms;
+        shown.stream = hello.stream;
+        shown.sequence = sequence;
+        shown.mode = record::mode(hello.mode);
+        if *shown.labels != hello.labels {
+            shown.labels = Arc::new(hello.labels.clone());
+        }
+        if *shown.agent_version != *hello.agent_version {
+            shown.agent_version = hello.agent_version.as_str().into();
+        }
+        shown.peer = peer;
+        if hello.mode() == wire::Mode::Pooled {
+            shown.connects += 1;
+        }
+    }
+
+    /// `stream` has been applied further.
+    pub(super) fn advance(&mut self, stream: u64) {
+        if stream == self.shown.stream {
+            self.shown_mut().sequence = self.ledger.mark(stream).unwrap_or(0);
+        }
     }
 
     /// Makes `report` the newest; `ahead` if reports before it are still to come.
-    pub(crate) fn set_newest(&mut self, report: Report, ahead: bool) {
+    pub(super) fn set_newest(&mut self, report: Report, ahead: bool) {
         let mark = Mark {
             stream: report.stream,
             sequence: report.sequence,
         };
-        let before = std::mem::replace(
-            &mut self.status,
-            Arc::new(report.status.unwrap_or_default()),
-        );
-        if ahead {
-            let health = self.health.map(wire_health);
-            let catching_up = self.catching_up.get_or_insert_with(|| {
-                Box::new(CatchingUp {
-                    status: Some(Arc::unwrap_or_clone(before)),
-                    health,
-                    previewed: Vec::new(),
-                })
-            });
-            if catching_up.previewed.len() < PREVIEWED_MAX {
-                catching_up.previewed.push(mark);
-            }
-        } else {
-            self.catching_up = None;
-        }
         self.newest = Some(mark);
-        self.report_time_ms = Some(report.time_ms);
-        self.health = Some(record::health(report.health));
+        let shown = self.shown_mut();
+        let status = Arc::new(report.status.unwrap_or_default());
+        let before = mem::replace(&mut shown.status, status);
+        let health = shown.health.replace(record::health(report.health));
+        shown.report_time_ms = Some(report.time_ms);
         if report.clock_offset_ms.is_some() {
-            self.clock_offset_ms = report.clock_offset_ms;
+            shown.clock_offset_ms = report.clock_offset_ms;
+        }
+        if !ahead {
+            self.catching_up = None;
+            return;
+        }
+        let catching_up = self.catching_up.get_or_insert_with(|| {
+            Box::new(CatchingUp {
+                status: Some(Arc::unwrap_or_clone(before)),
+                health: health.map(record::wire_health),
+                previewed: Vec::new(),
+            })
+        });
+        if catching_up.previewed.len() < PREVIEWED_MAX {
+            catching_up.previewed.push(mark);
         }
     }
-
-    /// What readers see.
-    pub(crate) fn to_view(&self) -> SlaveView {
-        SlaveView {
-            row: SlaveRow {
-                name: self.name.clone(),
-                id: self.id.iter().map(|byte| format!("{byte:02x}")).collect(),
-                presence: self.presence,
-                health: self.health,
-                since_ms: self.since_ms,
-                last_seen_ms: self.last_seen_ms,
-                interval_ms: self.interval_ms,
-                stream: format!("{:016x}", self.stream),
-                sequence: self.ledger.mark(self.stream).unwrap_or(0),
-                applied: self.applied,
-                duplicates: self.duplicates,
-                gaps: self.gaps,
-                clock_offset_ms: self.clock_offset_ms,
-                mode: record::mode(self.mode),
-                peer: self.peer.clone(),
-                connected_since_ms: self.session.map(|(_, since_ms)| since_ms),
-                reconnects: self.connects.saturating_sub(1),
-                labels: self.labels.clone(),
-            },
-            agent_version: self.agent_version.clone(),
-            report_time_ms: self.report_time_ms,
-            status: Arc::clone(&self.status),
-        }
-    }
-}
-
-fn wire_health(health: Health) -> i32 {
-    use rollcall_protocol::wire::Health as Wire;
-    match health {
-        Health::Ok => Wire::Ok,
-        Health::Warning => Wire::Warning,
-        Health::Critical => Wire::Critical,
-        Health::Unknown => Wire::Unknown,
-    }
-    .into()
 }

@@ -168,7 +168,7 @@ impl Talker {
 
 fn row(roll: &mut Roll, name: &str) -> rollcall_protocol::api::SlaveRow {
     let slot = roll.names[name];
-    roll.slaves[slot].to_view().row
+    roll.slaves[slot].shown.to_row()
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn silence_makes_late_then_missing_and_a_live_report_brings_up() {
     disk.write(roll.take_group(0));
     let presence_at = |roll: &mut Roll, ms| {
         roll.handle_tick(at(ms));
-        roll.slaves[talker.slot].presence
+        roll.slaves[talker.slot].shown.presence
     };
     assert_eq!(presence_at(&mut roll, 1499), Presence::Up);
     assert_eq!(presence_at(&mut roll, 1500), Presence::Late);
@@ -266,18 +266,18 @@ fn silence_makes_late_then_missing_and_a_live_report_brings_up() {
         ["Presence - up>late", "Presence - late>missing"]
     );
     let restored = disk.restore(at(0));
-    assert_eq!(restored.slaves[0].presence, Presence::Missing);
+    assert_eq!(restored.slaves[0].shown.presence, Presence::Missing);
 
     talker
         .report(&mut roll, 2, 0, "backlog", at(900_001))
         .unwrap();
     assert_eq!(
-        roll.slaves[0].presence,
+        roll.slaves[0].shown.presence,
         Presence::Missing,
         "the backlog revives nobody"
     );
     talker.report(&mut roll, 3, 0, "live", at(900_002)).unwrap();
-    assert_eq!(roll.slaves[0].presence, Presence::Up);
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Up);
 }
 
 #[test]
@@ -287,9 +287,9 @@ fn time_that_was_excused_counts_against_nobody() {
     talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
     roll.excuse(Duration::from_secs(100));
     roll.handle_tick(at(101_400));
-    assert_eq!(roll.slaves[0].presence, Presence::Up);
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Up);
     roll.handle_tick(at(101_500));
-    assert_eq!(roll.slaves[0].presence, Presence::Late);
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Late);
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn who_is_back_after_a_restart_is_held_to_its_interval_again() {
         .unwrap();
     talker.report(&mut roll, 2, 0, "live", at(1200)).unwrap();
     roll.handle_tick(at(2700));
-    assert_eq!(roll.slaves[0].presence, Presence::Late);
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Late);
 }
 
 #[test]
@@ -339,9 +339,9 @@ fn a_goodbye_is_left_and_not_missing() {
     let bytes = payload(Kind::Goodbye(goodbye));
     roll.handle_goodbye(talker.slot, &goodbye, &bytes, at(100));
     roll.handle_tick(at(900_000));
-    assert_eq!(roll.slaves[0].presence, Presence::Left);
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Left);
     disk.write(roll.take_group(0));
-    assert_eq!(disk.restore(at(0)).slaves[0].presence, Presence::Left);
+    assert_eq!(disk.restore(at(0)).slaves[0].shown.presence, Presence::Left);
 }
 
 #[test]

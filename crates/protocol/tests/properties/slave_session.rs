@@ -124,7 +124,7 @@ proptest! {
                 }
                 Act::Send(newest) => send_all(&mut session, newest, window, gone, now)?,
             }
-            check_deadline(&mut session, now)?;
+            check_deadline(&mut session)?;
         }
     }
 
@@ -194,7 +194,7 @@ fn send_all(
     }
 }
 
-fn check_deadline(session: &mut SlaveSession, now: u64) -> Result<(), TestCaseError> {
+fn check_deadline(session: &mut SlaveSession) -> Result<(), TestCaseError> {
     match session.deadline() {
         None => prop_assert!(session.is_open() && session.in_flight() == 0),
         Some(deadline) => {

@@ -232,10 +232,7 @@ impl Link {
             tokio::select! {
                 changed = newest.changed() => changed.map_err(|_| SpoolError::Ended)?,
                 () = stop.cancelled() => self.begin_stop(),
-                Ok(()) = self.updates.changed() => {
-                    self.updates.mark_changed();
-                    return Ok(false);
-                }
+                Ok(()) = self.updates.changed() => return Ok(false),
             }
         }
         Ok(true)
@@ -369,7 +366,7 @@ impl Link {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => self.begin_stop(),
-            Ok(()) = self.updates.changed() => self.updates.mark_changed(),
+            Ok(()) = self.updates.changed() => {}
         }
     }
 }

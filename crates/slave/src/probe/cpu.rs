@@ -2,7 +2,7 @@
 
 use procfs_core::{CpuTime, ExplicitSystemInfo, FromBufReadSI, KernelStats};
 
-use super::{ProbeError, read};
+use super::ProbeError;
 use crate::check::finding::{Finding, Thresholds, metric};
 
 /// Ticks since boot, of all processors together. `guest` time is part of `user`, `guest_nice` of
@@ -19,12 +19,8 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    pub(super) fn now() -> Result<Self, ProbeError> {
-        Self::parse(&read("/proc/stat")?)
-    }
-
     /// Reads the text of /proc/stat (proc(5)).
-    fn parse(text: &[u8]) -> Result<Self, ProbeError> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, ProbeError> {
         // Only the ratios of the ticks are used, so their length does not matter.
         let units = ExplicitSystemInfo {
             boot_time_secs: 0,

@@ -2,22 +2,18 @@
 
 use procfs_core::{FromRead, LoadAverage};
 
-use super::{ProbeError, read};
+use super::ProbeError;
 use crate::check::finding::{Finding, Thresholds, metric};
-
-pub(super) fn sample(thresholds: &Thresholds) -> Result<Finding, ProbeError> {
-    let load = parse(&read("/proc/loadavg")?)?;
-    let online = read("/sys/devices/system/cpu/online")?;
-    let processors = count_processors(&String::from_utf8_lossy(&online));
-    Ok(judge(thresholds, &load, processors))
-}
 
 /// Reads the text of /proc/loadavg (proc(5)).
 pub(super) fn parse(text: &[u8]) -> Result<LoadAverage, ProbeError> {
     LoadAverage::from_read(text).map_err(|error| ProbeError::parse("/proc/loadavg", &error))
 }
 
-fn judge(thresholds: &Thresholds, load: &LoadAverage, processors: u32) -> Finding {
+/// Judges the load of a host whose processors are those of `online`, the text of
+/// /sys/devices/system/cpu/online.
+pub(super) fn judge(thresholds: &Thresholds, load: &LoadAverage, online: &[u8]) -> Finding {
+    let processors = count_processors(&String::from_utf8_lossy(online));
     let per_processor = hundredths(load.five) / f64::from(processors);
     Finding {
         state: thresholds.judge(per_processor),
@@ -79,15 +75,15 @@ mod tests {
             warning: Some(2.0),
             critical: Some(4.0),
         };
-        let found = judge(&thresholds, &load, 4);
+        let found = judge(&thresholds, &load, b"0-3\n");
         assert_eq!(found.state, Health::Warning);
         assert_eq!(
             found.text,
             "0.50, 8.20, 3.07 over 1, 5 and 15 minutes; 2.05 per processor of 4"
         );
         assert_eq!(found.metrics[1], metric("load5", 8.2, ""));
-        assert_eq!(judge(&thresholds, &load, 2).state, Health::Critical);
-        assert_eq!(judge(&thresholds, &load, 8).state, Health::Ok);
+        assert_eq!(judge(&thresholds, &load, b"0-1\n").state, Health::Critical);
+        assert_eq!(judge(&thresholds, &load, b"0-7\n").state, Health::Ok);
     }
 
     #[test]

@@ -4,15 +4,11 @@ use bytesize::ByteSize;
 use procfs_core::{FromBufRead, Meminfo};
 use rollcall_protocol::wire::Health;
 
-use super::{ProbeError, percent, read};
+use super::{ProbeError, percent};
 use crate::check::finding::{Finding, Thresholds, metric};
 
-pub(super) fn read_meminfo() -> Result<Meminfo, ProbeError> {
-    parse(&read("/proc/meminfo")?)
-}
-
 /// Reads the text of /proc/meminfo (proc(5)); sizes become bytes.
-fn parse(text: &[u8]) -> Result<Meminfo, ProbeError> {
+pub(super) fn parse(text: &[u8]) -> Result<Meminfo, ProbeError> {
     Meminfo::from_buf_read(text).map_err(|error| ProbeError::parse("/proc/meminfo", &error))
 }
 

@@ -10,6 +10,7 @@ mod load;
 mod memory;
 mod network;
 mod processes;
+mod source;
 pub(crate) mod systemd;
 mod uptime;
 
@@ -17,11 +18,13 @@ use std::fmt::Display;
 use std::io;
 use std::time::Duration;
 
+use procfs_core::LoadAverage;
 use rollcall_os::clock;
 use rollcall_protocol::Moment;
 use rollcall_protocol::wire::Check;
 
 use self::disk::Disk;
+use self::source::Source;
 use crate::check::finding::Finding;
 use crate::config::probe::Probes as Config;
 
@@ -42,6 +45,9 @@ mod names {
 
 /// Shortest time between two samples: over less, the kernel's ticks give no percentages.
 pub(crate) const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(250);
+
+/// What is dear to find out is looked at this often at most.
+const RARELY: Duration = Duration::from_secs(60);
 
 /// Why a probe has no figures.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +70,6 @@ impl ProbeError {
         let reason = reason.to_string();
         Self::Parse { path, reason }
     }
-}
-
-fn read(path: &'static str) -> Result<Vec<u8>, ProbeError> {
-    std::fs::read(path).map_err(|error| ProbeError::read(path, error))
 }
 
 /// How much `part` is of `whole`, in percent with one decimal.
@@ -98,7 +100,9 @@ pub(crate) fn names(config: &Config, name: &str) -> bool {
 /// All probes of this host but [`systemd`], and what they need from one sample to the next.
 pub(crate) struct Probes {
     config: Config,
+    sources: Sources,
     disk: Disk,
+    processes: processes::Counted,
     /// When the counters below were read.
     counted: Moment,
     ticks: Option<cpu::Ticks>,
@@ -106,12 +110,30 @@ pub(crate) struct Probes {
     newest: Vec<Check>,
 }
 
+struct Sources {
+    loadavg: Source,
+    online: Source,
+    stat: Source,
+    meminfo: Source,
+    net_dev: Source,
+    pid_max: Source,
+}
+
 impl Probes {
     /// Takes a first reading of the counters: figures over time begin here.
     pub(crate) fn new(config: Config) -> Self {
         let mut probes = Self {
             config: Config::default(),
-            disk: Disk::default(),
+            sources: Sources {
+                loadavg: Source::new("/proc/loadavg"),
+                online: Source::new("/sys/devices/system/cpu/online"),
+                stat: Source::new("/proc/stat"),
+                meminfo: Source::new("/proc/meminfo"),
+                net_dev: Source::new("/proc/net/dev"),
+                pid_max: Source::new("/proc/sys/kernel/pid_max"),
+            },
+            disk: Disk::new(),
+            processes: processes::Counted::default(),
             counted: clock::boot(),
             ticks: None,
             traffic: None,
@@ -125,11 +147,12 @@ impl Probes {
     pub(crate) fn configure(&mut self, config: Config) {
         // What can't be read now is reported by the next sample, which tries again.
         if config.cpu.is_some() && self.ticks.is_none() {
-            self.ticks = cpu::Ticks::now().ok();
+            self.ticks = self.sources.ticks().ok();
         }
         if config.network.is_some() && self.traffic.is_none() {
-            self.traffic = network::counters().ok();
+            self.traffic = self.sources.traffic().ok();
         }
+        self.disk.forget_mounts();
         self.config = config;
     }
 
@@ -143,32 +166,19 @@ impl Probes {
         }
         self.counted = now;
         let mut out = Findings::default();
-        if let Some(thresholds) = &self.config.load {
-            out.one(names::LOAD, || load::sample(thresholds).map(Some));
-        }
-        if let Some(thresholds) = &self.config.cpu {
-            let ticks = &mut self.ticks;
-            out.one(names::CPU, || {
-                let now = cpu::Ticks::now()?;
-                let earlier = ticks.replace(now);
-                Ok(earlier.map(|earlier| cpu::judge(thresholds, &earlier, &now)))
-            });
-        }
+        self.sample_processor(&mut out, now);
         self.sample_memory(&mut out);
         if let Some(config) = &self.config.uptime {
             out.one(names::UPTIME, || {
                 Ok(Some(uptime::judge(config, now.since_origin())))
             });
         }
-        if let Some(thresholds) = &self.config.processes {
-            out.one(names::PROCESSES, || processes::sample(thresholds).map(Some));
-        }
         if let Some(config) = &self.config.network {
             let begun = clock::boot();
-            let found = network::counters().map(|counters| {
+            let found = self.sources.traffic().map(|traffic| {
                 let earlier = self.traffic.take().unwrap_or_default();
-                let found = network::judge(config, &earlier, &counters, passed);
-                self.traffic = Some(counters);
+                let found = network::judge(config, &earlier, &traffic, passed);
+                self.traffic = Some(traffic);
                 found
             });
             out.many(names::NETWORK, begun, found);
@@ -182,11 +192,36 @@ impl Probes {
         self.newest.clone()
     }
 
-    fn sample_memory(&self, out: &mut Findings) {
+    fn sample_processor(&mut self, out: &mut Findings, now: Moment) {
+        let sources = &mut self.sources;
+        if let Some(thresholds) = &self.config.load {
+            out.one(names::LOAD, || {
+                let load = sources.load()?;
+                Ok(Some(load::judge(thresholds, &load, sources.online.text()?)))
+            });
+        }
+        if let Some(thresholds) = &self.config.cpu {
+            out.one(names::CPU, || {
+                let now = sources.ticks()?;
+                let earlier = self.ticks.replace(now);
+                Ok(earlier.map(|earlier| cpu::judge(thresholds, &earlier, &now)))
+            });
+        }
+        if let Some(thresholds) = &self.config.processes {
+            out.one(names::PROCESSES, || {
+                let load = sources.load()?;
+                let pid_max = sources.pid_max.text()?;
+                let found = self.processes.sample(thresholds, &load, pid_max, now);
+                found.map(Some)
+            });
+        }
+    }
+
+    fn sample_memory(&mut self, out: &mut Findings) {
         if self.config.memory.is_none() && self.config.swap.is_none() {
             return;
         }
-        let meminfo = memory::read_meminfo();
+        let meminfo = self.sources.meminfo.text().and_then(memory::parse);
         let judged = |judge: fn(&_, &_) -> Finding, thresholds| match &meminfo {
             Ok(meminfo) => judge(thresholds, meminfo),
             Err(error) => Finding::unknown(error.to_string()),
@@ -201,6 +236,20 @@ impl Probes {
                 Ok(Some(judged(memory::judge_swap, thresholds)))
             });
         }
+    }
+}
+
+impl Sources {
+    fn load(&mut self) -> Result<LoadAverage, ProbeError> {
+        load::parse(self.loadavg.text()?)
+    }
+
+    fn ticks(&mut self) -> Result<cpu::Ticks, ProbeError> {
+        cpu::Ticks::parse(self.stat.text()?)
+    }
+
+    fn traffic(&mut self) -> Result<network::Counters, ProbeError> {
+        network::parse(self.net_dev.text()?)
     }
 }
 

@@ -7,19 +7,15 @@ use bytesize::ByteSize;
 use procfs_core::FromBufRead;
 use procfs_core::net::{DeviceStatus, InterfaceDeviceStatus};
 
-use super::{ProbeError, read};
+use super::ProbeError;
 use crate::check::finding::{Finding, metric};
 use crate::config::probe::Network;
 
 /// The counters of all interfaces, by name.
 pub(super) type Counters = HashMap<String, DeviceStatus>;
 
-pub(super) fn counters() -> Result<Counters, ProbeError> {
-    parse(&read("/proc/net/dev")?)
-}
-
 /// Reads the text of /proc/net/dev (proc(5)).
-fn parse(text: &[u8]) -> Result<Counters, ProbeError> {
+pub(super) fn parse(text: &[u8]) -> Result<Counters, ProbeError> {
     InterfaceDeviceStatus::from_buf_read(text)
         .map(|status| status.0)
         .map_err(|error| ProbeError::parse("/proc/net/dev", &error))

@@ -2,14 +2,37 @@
 
 use std::fs;
 
-use super::{ProbeError, load, percent, read};
+use procfs_core::LoadAverage;
+use rollcall_protocol::Moment;
+
+use super::{ProbeError, RARELY, percent};
 use crate::check::finding::{Finding, Thresholds, metric};
 
-pub(super) fn sample(thresholds: &Thresholds) -> Result<Finding, ProbeError> {
-    let pid_max = parse_pid_max(&read("/proc/sys/kernel/pid_max")?)?;
-    // Threads, each of which takes a process id too.
-    let threads = load::parse(&read("/proc/loadavg")?)?.max;
-    Ok(judge(thresholds, count()?, threads.into(), pid_max))
+/// The number of processes as last counted. Counting walks through all of /proc, which costs more
+/// than all other probes together; the threads, which are what is judged, are told at once.
+#[derive(Default)]
+pub(super) struct Counted(Option<(Moment, u64)>);
+
+impl Counted {
+    pub(super) fn sample(
+        &mut self,
+        thresholds: &Thresholds,
+        load: &LoadAverage,
+        pid_max: &[u8],
+        now: Moment,
+    ) -> Result<Finding, ProbeError> {
+        let pid_max = parse_pid_max(pid_max)?;
+        let processes = match self.0 {
+            Some((when, processes)) if now.saturating_since(when) < RARELY => processes,
+            _ => {
+                let processes = count()?;
+                self.0 = Some((now, processes));
+                processes
+            }
+        };
+        // All threads of the host, each of which takes a process id.
+        Ok(judge(thresholds, processes, load.max.into(), pid_max))
+    }
 }
 
 /// Counts the processes that this one may see: where /proc is mounted with `hidepid`, an
@@ -46,6 +69,8 @@ fn judge(thresholds: &Thresholds, processes: u64, threads: u64, pid_max: u64) ->
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rollcall_protocol::wire::Health;
 
     use super::*;
@@ -63,6 +88,21 @@ mod tests {
             found.text,
             "213 processes, 26215 threads; 80.0% of 32768 ids used"
         );
+    }
+
+    #[test]
+    fn processes_are_counted_rarely() {
+        let load = super::super::load::parse(b"0.00 0.00 0.00 1/613 1\n").unwrap();
+        let at = |seconds| Moment::new(Duration::from_secs(seconds));
+        let mut counted = Counted(Some((at(100), 12_345)));
+        let mut text = |now| {
+            counted
+                .sample(&Thresholds::default(), &load, b"32768\n", now)
+                .unwrap()
+                .text
+        };
+        assert!(text(at(159)).starts_with("12345 processes, 613 threads"));
+        assert!(!text(at(160)).starts_with("12345 "));
     }
 
     #[test]

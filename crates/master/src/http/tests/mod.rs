@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 
 use rollcall_protocol::api::{
-    ApiError, EventKind, Health, Mode, Presence, Readiness, SlaveDetail, SlaveList, SlaveRow,
+    ApiError, EventKind, Health, Presence, Readiness, SlaveDetail, SlaveList,
 };
 use rollcall_protocol::wire;
 
@@ -174,31 +174,16 @@ fn slave(name: &str, presence: Presence, health: Option<Health>) -> Arc<SlaveVie
         time_ms: 4,
     };
     Arc::new(SlaveView {
-        row: SlaveRow {
-            name: name.to_owned(),
-            id: "00".repeat(16),
-            presence,
-            health,
-            since_ms: 1,
-            last_seen_ms: None,
-            interval_ms: 10_000,
-            stream: "0".repeat(16),
-            sequence: u64::MAX,
-            applied: 0,
-            duplicates: 0,
-            gaps: 0,
-            clock_offset_ms: None,
-            mode: Mode::Pooled,
-            peer: None,
-            connected_since_ms: None,
-            reconnects: 0,
-            labels: BTreeMap::new(),
-        },
-        agent_version: "0.1.0".to_owned(),
+        presence,
+        health,
+        interval_ms: 10_000,
+        sequence: u64::MAX,
+        agent_version: "0.1.0".into(),
         report_time_ms: Some(4),
         status: Arc::new(wire::Status {
             checks: vec![check],
         }),
+        ..SlaveView::new([0; 16], name.to_owned(), 1)
     })
 }
 

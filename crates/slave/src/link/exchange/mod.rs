@@ -37,7 +37,9 @@ pub(super) struct Exchange<'a> {
     goodbye_said: bool,
     /// Per-message mode: what was owed to the master is among the messages.
     owed_told: bool,
-    /// Per-message mode: until when the master has to close.
+    /// What the master ended the session with: it closes now, and it closes first.
+    last_word: Option<End>,
+    /// Until when the master has to close.
     close_by: Option<Moment>,
 }
 
@@ -79,6 +81,7 @@ impl<'a> Exchange<'a> {
             leaving: None,
             goodbye_said: false,
             owed_told: false,
+            last_word: None,
             close_by: None,
         };
         if exchange.link.is_per_message() {
@@ -93,22 +96,41 @@ impl<'a> Exchange<'a> {
     /// Goes on until the connection is of no more use.
     pub(super) async fn run(mut self) -> Result<End, SpoolError> {
         loop {
-            if !self.link.is_per_message() && self.session.is_open() {
+            if self.may_send() {
                 self.send_more().await?;
             }
-            if let Some(end) = self.finished(clock::boot()) {
-                return Ok(end);
-            }
-            let event = self.next_event().await;
-            let end = self.handle(event);
-            self.flush_acked().await?;
-            if let Some(End::Resync(stream)) = end {
-                self.link.spool.restream(stream).await?;
+            let mut end = self.finished(clock::boot());
+            if end.is_none() {
+                let event = self.next_event().await;
+                end = self.handle(event);
+                self.flush_acked().await?;
             }
             if let Some(end) = end {
-                return Ok(end);
+                return self.conclude(end).await;
             }
         }
+    }
+
+    /// What the master said before it closed goes before the close itself.
+    async fn conclude(&mut self, end: End) -> Result<End, SpoolError> {
+        let end = match self.last_word.take() {
+            Some(_) if self.goodbye_said => End::Stopped,
+            Some(word) => word,
+            None => end,
+        };
+        if let End::Resync(stream) = end {
+            self.link.spool.restream(stream).await?;
+        }
+        Ok(end)
+    }
+
+    /// Pooled mode: whether reports may go out now.
+    fn may_send(&self) -> bool {
+        !self.link.is_per_message()
+            && self.session.is_open()
+            && self.leaving.is_none()
+            && self.last_word.is_none()
+            && !self.goodbye_said
     }
 
     /// Whether the time for sending what is left is over.
@@ -166,7 +188,8 @@ impl<'a> Exchange<'a> {
             }
         });
         let return_at = self.link.return_at.filter(|_| self.may_return());
-        let deadlines = [self.session.deadline(), drain, return_at, self.close_by];
+        let session = self.session.deadline().filter(|_| self.last_word.is_none());
+        let deadlines = [session, drain, return_at, self.close_by];
         deadlines.into_iter().flatten().min()
     }
 
@@ -177,13 +200,13 @@ impl<'a> Exchange<'a> {
     /// Waits; changes nothing but the connection's buffers.
     async fn next_event(&mut self) -> Event {
         let deadline = self.deadline();
-        let pooled = !self.link.is_per_message();
-        let may_send = pooled && self.session.is_open() && !self.goodbye_said;
+        let may_send = self.may_send();
         let stopping = self.link.is_stopping();
+        let may_leave = !self.link.is_per_message() && self.leaving.is_none() && !stopping;
         tokio::select! {
             io = self.connection.io() => Event::Io(io),
             Ok(()) = self.newest.changed(), if may_send => Event::NewReport,
-            Ok(()) = self.link.updates.changed(), if pooled && !stopping => Event::Reconfigured,
+            Ok(()) = self.link.updates.changed(), if may_leave => Event::Reconfigured,
             () = self.link.stop.cancelled(), if !stopping => Event::Stop,
             () = until(deadline) => Event::Deadline,
         }
@@ -196,8 +219,7 @@ impl<'a> Exchange<'a> {
             Event::Io(Ok(Io::End)) => Some(self.closed()),
             Event::Io(Err(error)) => Some(self.lost(error)),
             Event::Reconfigured => {
-                self.link.updates.mark_changed();
-                self.leaving.get_or_insert(Leaving::Again);
+                self.leaving = Some(Leaving::Again);
                 None
             }
             Event::Stop => {
@@ -209,6 +231,9 @@ impl<'a> Exchange<'a> {
                 if self.may_return() && self.link.return_at.is_some_and(|at| now >= at) {
                     self.link.return_at = None;
                     self.leaving = Some(Leaving::Return);
+                }
+                if self.last_word.is_some() {
+                    return None;
                 }
                 let silence = self.session.handle_timeout(now).err();
                 silence.map(|silence| self.lost(silence))
@@ -262,11 +287,11 @@ impl<'a> Exchange<'a> {
                     sequence = resync.sequence,
                     "the master knows more of this stream than the spool: the state folder is an older copy; its reports go on in a new stream"
                 );
-                Some(End::Resync(resync.stream))
+                self.last(End::Resync(resync.stream))
             }
             Step::Goodbye(goodbye) => {
                 self.acked.extend(&goodbye.marks);
-                Some(End::Told(goodbye))
+                self.last(End::Told(goodbye))
             }
             // The gap that was missing is known only since Welcome.
             Step::Refused(error)
@@ -274,11 +299,18 @@ impl<'a> Exchange<'a> {
                     && !self.owed_told
                     && !self.link.owed.is_empty() =>
             {
-                Some(End::Again)
+                self.last(End::Again)
             }
-            Step::Refused(error) => Some(End::Refused(error)),
+            Step::Refused(error) => self.last(End::Refused(error)),
             Step::Skipped => None,
         }
+    }
+
+    /// The master closes after this. To close before it does would leave a port in TIME_WAIT here.
+    fn last(&mut self, word: End) -> Option<End> {
+        self.last_word.get_or_insert(word);
+        self.close_by.get_or_insert(clock::boot() + CLOSE_WAIT);
+        None
     }
 
     fn opened(&mut self, opened: Opened) -> Option<End> {

@@ -67,9 +67,7 @@ impl Exchange<'_> {
 
     /// Pooled mode: as much as the window allows.
     pub(super) async fn send_more(&mut self) -> Result<(), SpoolError> {
-        while self.leaving.is_none()
-            && !self.goodbye_said
-            && self.connection.unwritten() < UNWRITTEN_MAX
+        while self.connection.unwritten() < UNWRITTEN_MAX
             && let Some(message) = self.next_message().await?
         {
             self.queue(message);
@@ -78,7 +76,7 @@ impl Exchange<'_> {
             self.leaving.get_or_insert(Leaving::Again);
         }
         let sent_all = self.feed.is_empty() && self.session.in_flight() == 0;
-        if self.link.is_stopping() && !self.goodbye_said && (sent_all || self.is_drained()) {
+        if self.link.is_stopping() && (sent_all || self.is_drained()) {
             self.queue(goodbye());
             self.session.handle_goodbye_sent(clock::boot());
             self.goodbye_said = true;

@@ -165,6 +165,8 @@ async fn masters_are_taken_in_order_and_the_first_is_tried_again() {
         ..wire::Error::default()
     };
     refused.send(to_slave::Kind::Error(busy)).await;
+    assert!(refused.is_quiet().await, "the master closes first");
+    refused.close().await;
     let (mut fallback, hello) = second.welcome().await;
     rig.append(1).await;
     assert_eq!(fallback.shown(1).await, ["L1"]);
@@ -200,6 +202,7 @@ async fn a_resync_moves_what_is_left_to_a_new_stream() {
         sequence: 9,
     };
     session.send(to_slave::Kind::Resync(resync)).await;
+    session.close().await;
     let (mut session, new) = master.welcome().await;
     assert_ne!(new.stream, old.stream);
     assert_eq!((new.next_sequence, new.backlog), (3, 2));
@@ -225,6 +228,7 @@ async fn a_goodbye_brings_marks_and_a_time_to_come_back() {
         back_max_ms: 400,
     };
     session.send(to_slave::Kind::Goodbye(told)).await;
+    assert!(session.is_quiet().await, "the master closes first");
     session.close().await;
     let left = clock::boot();
     rig.settled().await;

@@ -6,31 +6,43 @@ mod statvfs;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bytesize::ByteSize;
 use rollcall_protocol::Moment;
 use rollcall_protocol::wire::Health;
 use rustix::fs::StatVfs;
-use tokio::time::Instant;
 
 use self::mounts::{Mount, select};
 use self::statvfs::{Answer, Asker};
-use super::{ProbeError, percent, read};
+use super::source::Source;
+use super::{ProbeError, RARELY, percent};
 use crate::check::finding::{Finding, metric, severity};
 use crate::config::probe::Disk as Config;
 
-/// How long all file systems together may hold up a report.
-const SAMPLE_WAIT: Duration = Duration::from_secs(1);
-
 /// The file systems of this host, and what they last said.
-#[derive(Default)]
 pub(super) struct Disk {
+    table: Source,
+    /// The mounts that the filter lets through, and when the table was read.
+    mounts: Option<(Moment, Vec<Mount>)>,
     asker: Asker,
     last: HashMap<PathBuf, Finding>,
 }
 
 impl Disk {
+    pub(super) fn new() -> Self {
+        Self {
+            table: Source::new("/proc/self/mountinfo"),
+            mounts: None,
+            asker: Asker::default(),
+            last: HashMap::new(),
+        }
+    }
+
+    /// The filter may have changed: the mounts are looked up anew.
+    pub(super) fn forget_mounts(&mut self) {
+        self.mounts = None;
+    }
+
     /// What each file system says now, by its mount point. One that has not answered keeps what it
     /// last said until the timeout of the configuration has passed.
     pub(super) async fn sample(
@@ -38,22 +50,33 @@ impl Disk {
         config: &Config,
         now: Moment,
     ) -> Result<Vec<(String, Finding)>, ProbeError> {
-        let mounts = select(config, &read("/proc/self/mountinfo")?);
-        let deadline = Instant::now() + SAMPLE_WAIT;
-        let mut last = HashMap::with_capacity(mounts.len());
-        for Mount { point, .. } in mounts {
-            let answer = self.asker.ask(&point, now, deadline).await;
+        let points = self.points(config, now)?;
+        let mut last = HashMap::with_capacity(points.len());
+        for (point, answer) in self.asker.ask(points, now).await {
             let before = self.last.remove(&point);
             if let Some(finding) = judge(config, answer, now, before) {
                 last.insert(point, finding);
             }
         }
-        self.asker.tidy();
         self.last = last;
         let by_name = self.last.iter();
         Ok(by_name
             .map(|(point, finding)| (point.to_string_lossy().into_owned(), finding.clone()))
             .collect())
+    }
+
+    /// The mount points, from the table as it was read when it last changed.
+    fn points(&mut self, config: &Config, now: Moment) -> Result<Vec<PathBuf>, ProbeError> {
+        // Asked in any case, because the asking clears the kernel's mark. That there is one on
+        // every kernel is not relied on.
+        let changed = self.table.is_changed();
+        let mounts = match self.mounts.take() {
+            Some(known) if !changed && now.saturating_since(known.0) < RARELY => known,
+            _ => (now, select(config, self.table.text()?)),
+        };
+        let points = mounts.1.iter().map(|mount| mount.point.clone()).collect();
+        self.mounts = Some(mounts);
+        Ok(points)
     }
 }
 
@@ -126,6 +149,8 @@ fn worse(a: Health, b: Health) -> Health {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rustix::fs::StatVfsMountFlags;
 
     use super::*;
@@ -212,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_root_of_this_host_is_there() {
-        let mut disk = Disk::default();
+        let mut disk = Disk::new();
         let found = disk.sample(&config(), Moment::ZERO).await.unwrap();
         let (_, root) = found.iter().find(|(point, _)| point == "/").unwrap();
         assert!(

@@ -4,19 +4,24 @@
 //! when it does not come back, it is left to that file system, which is not asked again before the
 //! worker is back, and the next file system gets a new worker.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::Duration;
 
 use rollcall_protocol::Moment;
 use rustix::fs::{StatVfs, statvfs};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::time::{Instant, timeout_at};
 
 /// How long one file system may hold up a report.
 const ANSWER_WAIT: Duration = Duration::from_millis(250);
+/// How long all file systems together may hold up a report.
+const ALL_WAIT: Duration = Duration::from_secs(1);
 /// How many workers may hang at a time.
 const HANGING_MAX: usize = 16;
 /// statvfs needs little.
@@ -32,10 +37,12 @@ pub(super) enum Answer {
     NotAsked,
 }
 
-/// Asks one file system after the other.
+type Ask = fn(&Path) -> io::Result<StatVfs>;
+
+/// Asks file systems, one after the other.
 pub(super) struct Asker {
     /// How a file system is asked; the tests ask otherwise.
-    ask: fn(&Path) -> io::Result<StatVfs>,
+    ask: Ask,
     idle: Option<Worker>,
     hanging: Vec<Hanging>,
 }
@@ -46,11 +53,6 @@ struct Hanging {
     worker: Worker,
 }
 
-struct Worker {
-    questions: std_mpsc::Sender<PathBuf>,
-    answers: mpsc::UnboundedReceiver<io::Result<StatVfs>>,
-}
-
 impl Default for Asker {
     fn default() -> Self {
         Self::new(|point| statvfs(point).map_err(io::Error::from))
@@ -58,7 +60,7 @@ impl Default for Asker {
 }
 
 impl Asker {
-    fn new(ask: fn(&Path) -> io::Result<StatVfs>) -> Self {
+    fn new(ask: Ask) -> Self {
         Self {
             ask,
             idle: None,
@@ -66,56 +68,89 @@ impl Asker {
         }
     }
 
-    /// Asks the file system at `point`, and waits a moment for the answer, but not beyond
-    /// `deadline`.
-    pub(super) async fn ask(&mut self, point: &Path, now: Moment, deadline: Instant) -> Answer {
-        if let Some(position) = self
-            .hanging
-            .iter()
-            .position(|hanging| hanging.point == point)
-        {
-            return self.ask_hanging(position);
+    /// Asks the file systems at `points`. Each has a moment to answer, all together a second.
+    pub(super) async fn ask(
+        &mut self,
+        points: Vec<PathBuf>,
+        now: Moment,
+    ) -> Vec<(PathBuf, Answer)> {
+        let mut answers = Vec::with_capacity(points.len());
+        let mut open = VecDeque::with_capacity(points.len());
+        for point in points {
+            match self.hanging.iter().position(|at| at.point == point) {
+                Some(position) => answers.push((point, self.ask_hanging(position))),
+                None => open.push_back(point),
+            }
         }
-        let deadline = deadline.min(Instant::now() + ANSWER_WAIT);
-        if self.hanging.len() >= HANGING_MAX || deadline <= Instant::now() {
-            return Answer::NotAsked;
+        // Those that came back from file systems which nobody asks for any more.
+        self.hanging.retain(|at| at.worker.answers.is_empty());
+        let deadline = Instant::now() + ALL_WAIT;
+        while !open.is_empty() {
+            if self.hanging.len() >= HANGING_MAX || Instant::now() >= deadline {
+                answers.extend(open.drain(..).map(|point| (point, Answer::NotAsked)));
+                break;
+            }
+            self.ask_open(&mut open, &mut answers, now, deadline).await;
         }
-        let mut worker = match self.idle.take().map_or_else(|| Worker::start(self.ask), Ok) {
+        answers
+    }
+
+    /// Has one worker ask the file systems of `open`, and moves those to `answers` that are done
+    /// with: all of them, or up to the first that hangs.
+    async fn ask_open(
+        &mut self,
+        open: &mut VecDeque<PathBuf>,
+        answers: &mut Vec<(PathBuf, Answer)>,
+        now: Moment,
+        deadline: Instant,
+    ) {
+        let idle = self.idle.take();
+        let mut worker = match idle.map_or_else(|| Worker::start(self.ask), Ok) {
             Ok(worker) => worker,
-            Err(error) => return Answer::Given(Err(error)),
-        };
-        // A worker that ended gives no answer either, which is seen at once below.
-        let _ = worker.questions.send(point.to_owned());
-        match timeout_at(deadline, worker.answers.recv()).await {
-            Ok(Some(answer)) => {
-                self.idle = Some(worker);
-                Answer::Given(answer)
+            Err(error) => {
+                let point = open
+                    .pop_front()
+                    .map(|point| (point, Answer::Given(Err(error))));
+                answers.extend(point);
+                return;
             }
-            Ok(None) => Answer::Given(Err(io::Error::other("the asking thread ended"))),
-            Err(_) => {
-                tracing::warn!(
-                    event = "disk_hangs",
-                    mount = %point.display(),
-                    "the file system does not answer statvfs; it is not asked again before it does"
-                );
-                self.hanging.push(Hanging {
-                    point: point.to_owned(),
-                    since: now,
-                    worker,
-                });
-                Answer::Hangs(now)
+        };
+        // A worker that has ended gives no answer either, which is seen at once below.
+        let _ = worker.questions.send(open.iter().cloned().collect());
+        while let Some(point) = open.pop_front() {
+            let deadline = deadline.min(Instant::now() + ANSWER_WAIT);
+            match timeout_at(deadline, worker.answers.recv()).await {
+                Ok(Some(answer)) => answers.push((point, Answer::Given(answer))),
+                Ok(None) => {
+                    answers.push((point, Answer::Given(Err(thread_ended()))));
+                    return;
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        event = "disk_hangs",
+                        mount = %point.display(),
+                        "the file system does not answer statvfs; it is not asked again before it does"
+                    );
+                    worker.abandoned.store(true, Ordering::Release);
+                    answers.push((point.clone(), Answer::Hangs(now)));
+                    self.hanging.push(Hanging {
+                        point,
+                        since: now,
+                        worker,
+                    });
+                    return;
+                }
             }
         }
+        self.idle = Some(worker);
     }
 
     fn ask_hanging(&mut self, position: usize) -> Answer {
         let hanging = &mut self.hanging[position];
         let answer = match hanging.worker.answers.try_recv() {
             Ok(answer) => answer,
-            Err(mpsc::error::TryRecvError::Empty) => return Answer::Hangs(hanging.since),
-            Err(mpsc::error::TryRecvError::Disconnected) => {
-                Err(io::Error::other("the asking thread ended"))
-            }
+            Err(TryRecvError::Empty) => return Answer::Hangs(hanging.since),
+            Err(TryRecvError::Disconnected) => Err(thread_ended()),
         };
         let released = self.hanging.swap_remove(position);
         tracing::info!(
@@ -125,30 +160,43 @@ impl Asker {
         );
         Answer::Given(answer)
     }
+}
 
-    /// Lets go of workers that came back from file systems which nobody asks for any more.
-    pub(super) fn tidy(&mut self) {
-        self.hanging
-            .retain(|hanging| hanging.worker.answers.is_empty());
-    }
+fn thread_ended() -> io::Error {
+    io::Error::other("the asking thread ended")
+}
+
+/// A thread that asks. It ends when the asker lets go of it.
+struct Worker {
+    questions: std_mpsc::Sender<Vec<PathBuf>>,
+    /// One for each question, in their order.
+    answers: mpsc::UnboundedReceiver<io::Result<StatVfs>>,
+    /// Set when nobody wants an answer any more but the one that hangs.
+    abandoned: Arc<AtomicBool>,
 }
 
 impl Worker {
-    fn start(ask: fn(&Path) -> io::Result<StatVfs>) -> io::Result<Self> {
-        let (questions, inbox) = std_mpsc::channel::<PathBuf>();
+    fn start(ask: Ask) -> io::Result<Self> {
+        let (questions, inbox) = std_mpsc::channel::<Vec<PathBuf>>();
         let (outbox, answers) = mpsc::unbounded_channel();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let is_abandoned = Arc::clone(&abandoned);
         thread::Builder::new()
             .name("disk-probe".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                // Ends when the asker lets go of it.
-                for point in inbox {
-                    if outbox.send(ask(&point)).is_err() {
-                        break;
+                for point in inbox.iter().flatten() {
+                    let nobody_listens = outbox.send(ask(&point)).is_err();
+                    if nobody_listens || is_abandoned.load(Ordering::Acquire) {
+                        return;
                     }
                 }
             })?;
-        Ok(Self { questions, answers })
+        Ok(Self {
+            questions,
+            answers,
+            abandoned,
+        })
     }
 }
 
@@ -169,10 +217,11 @@ mod tests {
         statvfs("/").map_err(io::Error::from)
     }
 
-    async fn answer(asker: &mut Asker, point: impl AsRef<Path>, now: u64) -> Answer {
-        let deadline = Instant::now() + Duration::from_secs(10);
+    async fn ask_all(asker: &mut Asker, points: &[&Path], now: u64) -> Vec<Answer> {
+        let points = points.iter().map(|point| point.to_path_buf()).collect();
         let now = Moment::new(Duration::from_secs(now));
-        asker.ask(point.as_ref(), now, deadline).await
+        let answers = asker.ask(points, now).await;
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
     #[tokio::test]
@@ -181,22 +230,24 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let hang = folder.path().join("hang");
         mknodat(CWD, &hang, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let points = [Path::new("/"), hang.as_path(), Path::new("/tmp")];
+        let first = ask_all(&mut asker, &points, 1).await;
         assert!(matches!(
-            answer(&mut asker, &hang, 1).await,
-            Answer::Hangs(_)
+            first[..],
+            [Answer::Given(Ok(_)), Answer::Hangs(_), Answer::Given(Ok(_))]
         ));
-        assert!(matches!(
-            answer(&mut asker, "/", 2).await,
-            Answer::Given(Ok(_))
-        ));
-        asker.tidy();
-        let Answer::Hangs(since) = answer(&mut asker, &hang, 3).await else {
-            panic!("it is not asked a second time");
-        };
-        assert_eq!(since, Moment::new(Duration::from_secs(1)));
+        let second = ask_all(&mut asker, &points, 2).await;
+        let since = Moment::new(Duration::from_secs(1));
+        assert!(
+            matches!(second[..], [Answer::Hangs(at), Answer::Given(Ok(_)), Answer::Given(Ok(_))] if at == since),
+            "it is not asked a second time"
+        );
         let gate = fs::OpenOptions::new().write(true).open(&hang).unwrap();
         let back = async {
-            while !matches!(answer(&mut asker, &hang, 4).await, Answer::Given(Ok(_))) {
+            while !matches!(
+                ask_all(&mut asker, &[&hang], 3).await[0],
+                Answer::Given(Ok(_))
+            ) {
                 tokio::task::yield_now().await;
             }
         };
@@ -217,13 +268,15 @@ mod tests {
                 worker: Worker::start(ask).unwrap(),
             })
             .collect();
-        assert!(matches!(answer(&mut asker, "/", 1).await, Answer::NotAsked));
+        let answers = ask_all(&mut asker, &[Path::new("/")], 1).await;
+        assert!(matches!(answers[..], [Answer::NotAsked]));
     }
 
     #[tokio::test]
     async fn the_kernels_errors_come_back() {
         let mut asker = Asker::default();
-        let Answer::Given(Err(error)) = answer(&mut asker, "/no/such/place", 1).await else {
+        let answers = ask_all(&mut asker, &[Path::new("/no/such/place")], 1).await;
+        let [Answer::Given(Err(error))] = &answers[..] else {
             panic!("there is no such place");
         };
         assert_eq!(error.kind(), io::ErrorKind::NotFound);

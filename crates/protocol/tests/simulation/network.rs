@@ -1,0 +1,272 @@
+//! Byte streams with delays, that can be cut at any byte.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use fastrand::Rng;
+use rollcall_protocol::Moment;
+
+use crate::oracle::Counts;
+
+/// After this long of sending into nothing the kernel gives a connection up.
+const USER_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A connection's name.
+pub(crate) type ConnId = usize;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From the slave to the master.
+    Up,
+    /// From the master to the slave.
+    Down,
+}
+
+/// How a direction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The sender has closed its side.
+    Closed,
+    /// The connection is broken.
+    Reset,
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+struct Pipe {
+    /// On their way, in order.
+    chunks: VecDeque<(Moment, Vec<u8>)>,
+    /// At the receiver, not consumed.
+    arrived: Vec<u8>,
+    /// When the last chunk arrives: nothing overtakes.
+    last: Moment,
+    /// The connection breaks once so many more bytes are written.
+    cut_after: Option<usize>,
+    /// What is written vanishes.
+    swallows: bool,
+    end: Option<(Moment, End)>,
+}
+
+#[derive(Debug, Default)]
+struct Connection {
+    up: Pipe,
+    down: Pipe,
+    /// Ends that have dropped it.
+    dropped: usize,
+}
+
+/// All connections.
+#[derive(Debug)]
+pub(crate) struct Network {
+    rng: Rng,
+    now: Moment,
+    connections: BTreeMap<ConnId, Connection>,
+    next: ConnId,
+    /// Longest delay of a chunk in milliseconds.
+    pub(crate) delay_max_ms: u64,
+}
+
+impl Network {
+    pub(crate) fn new(rng: Rng) -> Self {
+        Self {
+            rng,
+            now: Moment::ZERO,
+            connections: BTreeMap::new(),
+            next: 0,
+            delay_max_ms: 10,
+        }
+    }
+
+    /// Lets everything arrive that is due.
+    pub(crate) fn advance(&mut self, now: Moment) {
+        self.now = now;
+        for connection in self.connections.values_mut() {
+            for pipe in [&mut connection.up, &mut connection.down] {
+                while pipe.chunks.front().is_some_and(|(at, _)| *at <= now) {
+                    let (_, bytes) = pipe.chunks.pop_front().expect("it was there");
+                    pipe.arrived.extend(bytes);
+                }
+            }
+        }
+    }
+
+    /// When something arrives next.
+    pub(crate) fn next_wake(&self) -> Option<Moment> {
+        let pipes = self
+            .connections
+            .values()
+            .flat_map(|connection| [&connection.up, &connection.down]);
+        pipes
+            .flat_map(|pipe| {
+                let chunk = pipe.chunks.front().map(|(at, _)| *at);
+                let end = pipe.end.map(|(at, _)| at).filter(|at| *at > self.now);
+                [chunk, end]
+            })
+            .flatten()
+            .min()
+    }
+
+    /// A new connection.
+    pub(crate) fn connect(&mut self) -> ConnId {
+        self.next += 1;
+        self.connections.insert(self.next, Connection::default());
+        self.next
+    }
+
+    /// The connections that still stand.
+    pub(crate) fn standing(&self) -> Vec<ConnId> {
+        let standing = |connection: &Connection| {
+            [&connection.up, &connection.down]
+                .iter()
+                .all(|pipe| pipe.end.is_none())
+        };
+        self.connections
+            .iter()
+            .filter(|(_, connection)| standing(connection))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Writes `bytes`: they arrive in pieces.
+    pub(crate) fn write(&mut self, id: ConnId, way: Way, mut bytes: &[u8], counts: &mut Counts) {
+        let (now, delay_max_ms) = (self.now, self.delay_max_ms);
+        let rng = &mut self.rng;
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let pipe = connection.pipe(way);
+        if pipe.end.is_some() || pipe.swallows {
+            return;
+        }
+        let mut cut = false;
+        if let Some(left) = pipe.cut_after {
+            cut = bytes.len() >= left;
+            bytes = &bytes[..bytes.len().min(left)];
+            pipe.cut_after = Some(left - bytes.len());
+        }
+        while !bytes.is_empty() {
+            let (now_going, later) = bytes.split_at(rng.usize(1..=bytes.len()));
+            pipe.push(now + delay(rng, delay_max_ms), now_going);
+            bytes = later;
+        }
+        if cut {
+            counts.add(match way {
+                Way::Up => "cut_on_the_way_up",
+                Way::Down => "cut_on_the_way_down",
+            });
+            self.reset(id, counts);
+        }
+    }
+
+    /// What has arrived and not been consumed.
+    pub(crate) fn arrived(&self, id: ConnId, way: Way) -> &[u8] {
+        let connection = self.connections.get(&id);
+        connection.map_or(&[], |connection| match way {
+            Way::Up => &connection.up.arrived,
+            Way::Down => &connection.down.arrived,
+        })
+    }
+
+    /// Takes `count` bytes out of what has arrived.
+    pub(crate) fn consume(&mut self, id: ConnId, way: Way, count: usize) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.pipe(way).arrived.drain(..count);
+        }
+    }
+
+    /// How this direction has ended, once nothing more can arrive.
+    pub(crate) fn ended(&self, id: ConnId, way: Way) -> Option<End> {
+        let Some(connection) = self.connections.get(&id) else {
+            return Some(End::Reset);
+        };
+        let pipe = match way {
+            Way::Up => &connection.up,
+            Way::Down => &connection.down,
+        };
+        let (at, end) = pipe.end?;
+        (at <= self.now && pipe.chunks.is_empty()).then_some(end)
+    }
+
+    /// Says that nothing follows in this direction.
+    pub(crate) fn close(&mut self, id: ConnId, way: Way) {
+        let (now, delay_max_ms) = (self.now, self.delay_max_ms);
+        let rng = &mut self.rng;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            let pipe = connection.pipe(way);
+            if pipe.end.is_none() && !pipe.swallows {
+                let at = pipe.last.max(now + delay(rng, delay_max_ms));
+                pipe.end = Some((at, End::Closed));
+            }
+        }
+    }
+
+    /// One end is done with the connection.
+    pub(crate) fn drop_end(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.dropped += 1;
+            if connection.dropped == 2 {
+                self.connections.remove(&id);
+            }
+        }
+    }
+
+    /// The connection breaks: both ends learn of it, and what is on its way may be lost.
+    pub(crate) fn reset(&mut self, id: ConnId, counts: &mut Counts) {
+        let (now, delay_max_ms) = (self.now, self.delay_max_ms);
+        let rng = &mut self.rng;
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        for way in [Way::Up, Way::Down] {
+            let pipe = connection.pipe(way);
+            if !pipe.chunks.is_empty() && rng.bool() {
+                pipe.chunks.clear();
+                pipe.last = now;
+                counts.add(match way {
+                    Way::Up => "requests_lost",
+                    Way::Down => "answers_lost",
+                });
+            }
+            let at = pipe.last.max(now + delay(rng, delay_max_ms));
+            pipe.end = Some((at, End::Reset));
+        }
+    }
+
+    /// The connection breaks after so many more bytes in one direction.
+    pub(crate) fn cut_after(&mut self, id: ConnId, way: Way, bytes: usize) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.pipe(way).cut_after = Some(bytes);
+        }
+    }
+
+    /// What is written in this direction vanishes from now on; both ends learn of it late.
+    pub(crate) fn swallow(&mut self, id: ConnId, way: Way) {
+        let at = self.now + USER_TIMEOUT;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.pipe(way).swallows = true;
+            connection.up.end = Some((at.max(connection.up.last), End::Reset));
+            connection.down.end = Some((at.max(connection.down.last), End::Reset));
+        }
+    }
+}
+
+impl Connection {
+    fn pipe(&mut self, way: Way) -> &mut Pipe {
+        match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        }
+    }
+}
+
+impl Pipe {
+    fn push(&mut self, at: Moment, bytes: &[u8]) {
+        self.last = self.last.max(at);
+        self.chunks.push_back((self.last, bytes.to_vec()));
+    }
+}
+
+fn delay(rng: &mut Rng, max_ms: u64) -> Duration {
+    Duration::from_millis(rng.u64(1..=max_ms))
+}
