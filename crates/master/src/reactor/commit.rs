@@ -164,7 +164,7 @@ impl Reactor {
 /// The log has a line for every event of the roll, under the event's own name.
 fn log(row: &EventRow) {
     macro_rules! line {
-        ($level:ident, $event:literal, $message:literal) => {
+        ($level:ident, event = $event:literal, $message:literal) => {
             tracing::$level!(
                 event = $event,
                 slave = row.slave.as_deref(),
@@ -178,15 +178,31 @@ fn log(row: &EventRow) {
         };
     }
     match row.kind {
-        EventKind::Enrolled => line!(info, "slave_enrolled", "a new slave is on the roll"),
-        EventKind::Presence => line!(info, "presence_changed", "a slave's presence changed"),
-        EventKind::Health => line!(info, "health_changed", "a slave's health changed"),
-        EventKind::Check => line!(info, "check_changed", "a check's state changed"),
-        EventKind::Gap => line!(warn, "reports_lost", "a slave had to drop reports"),
-        EventKind::Conflict => line!(warn, "slave_conflict", "two slaves claim one id or name"),
-        EventKind::Resync => line!(warn, "slave_resync", "a slave's sequences ran backwards"),
-        EventKind::Restart => line!(info, "slave_restarted", "a slave's process started anew"),
-        EventKind::Renamed => line!(info, "slave_renamed", "a slave has another name"),
-        EventKind::MasterStart => line!(info, "master_started", "the master started"),
+        EventKind::Enrolled => line!(info, event = "slave_enrolled", "a new slave is on the roll"),
+        EventKind::Presence => line!(
+            info,
+            event = "presence_changed",
+            "a slave's presence changed"
+        ),
+        EventKind::Health => line!(info, event = "health_changed", "a slave's health changed"),
+        EventKind::Check => line!(info, event = "check_changed", "a check's state changed"),
+        EventKind::Gap => line!(warn, event = "reports_lost", "a slave had to drop reports"),
+        EventKind::Conflict => line!(
+            warn,
+            event = "slave_conflict",
+            "two slaves claim one id or name"
+        ),
+        EventKind::Resync => line!(
+            warn,
+            event = "slave_resync",
+            "a slave's sequences ran backwards"
+        ),
+        EventKind::Restart => line!(
+            info,
+            event = "slave_restarted",
+            "a slave's process started anew"
+        ),
+        EventKind::Renamed => line!(info, event = "slave_renamed", "a slave has another name"),
+        EventKind::MasterStart => line!(info, event = "master_started", "the master started"),
     }
 }

@@ -62,7 +62,7 @@ pub struct Opened {
     /// What is durable of each stream: the spool may let it go.
     pub marks: Vec<Mark>,
     /// Sequences that were acked once and that this master does not have: send these first, before
-    /// any report.
+    /// any report. Those that went out together with Hello are not among them.
     pub gaps: Vec<Gap>,
 }
 
@@ -250,7 +250,8 @@ impl SlaveSession {
         let gaps = self
             .pending
             .iter()
-            .filter_map(|pending| forgotten(pending, &welcome.marks));
+            .filter_map(|pending| forgotten(pending, &welcome.marks))
+            .filter(|gap| !self.is_in_flight(gap.stream, gap.last));
         Step::Opened(Opened {
             gaps: gaps.collect(),
             marks: welcome.marks.clone(),
@@ -264,6 +265,11 @@ impl SlaveSession {
         let round_trip = newest.map(|newest| now.saturating_since(newest.sent));
         self.in_flight.retain(|sent| !covered(sent));
         Step::Acked { ack, round_trip }
+    }
+
+    fn is_in_flight(&self, stream: u64, sequence: u64) -> bool {
+        let mut in_flight = self.in_flight.iter();
+        in_flight.any(|sent| sent.stream == stream && sent.sequence == sequence)
     }
 
     fn expect_ack(&mut self, stream: u64, sequence: u64, sent: Moment) {

@@ -269,6 +269,26 @@ fn what_the_master_has_lost_is_told_by_streams_and_only_then() {
 }
 
 #[test]
+fn a_loss_that_was_told_with_hello_is_not_owed_again() {
+    let mut session = session(&[(8, 12), (9, 5), (1, 5)]);
+    session.send_with_hello(16);
+    let told = Gap {
+        stream: 8,
+        first: 3,
+        last: 11,
+        reason: GapReason::AckedBefore.into(),
+        ..Gap::default()
+    };
+    session.handle_gap_sent(&told, at(0));
+    let marks = [(8, 2), (9, 1), (1, 4)];
+    let Step::Opened(opened) = session.handle_message(welcome(64, &marks), at(1)) else {
+        panic!("not opened");
+    };
+    let streams: Vec<_> = opened.gaps.iter().map(|gap| gap.stream).collect();
+    assert_eq!(streams, [9]);
+}
+
+#[test]
 fn a_mark_at_the_end_of_the_range_is_no_gap() {
     let mut session = session(&[(1, 5)]);
     let Step::Opened(opened) = session.handle_message(welcome(1, &[(1, u64::MAX)]), at(1)) else {

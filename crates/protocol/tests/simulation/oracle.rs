@@ -68,6 +68,8 @@ pub(crate) struct Oracle {
     lost: BTreeSet<Place>,
     /// Every report: where it was last seen, and whether its slave still has to get rid of it.
     reports: BTreeMap<u64, (Place, Fate)>,
+    /// Reports that are spooled as parts of gaps.
+    given_up: BTreeMap<Place, u64>,
     restored: BTreeSet<u8>,
     taps: BTreeMap<ConnId, Tap>,
 }
@@ -146,8 +148,51 @@ impl Oracle {
         self.counts.add("reports");
     }
 
-    /// Reports have got other places, or the spool is that of an earlier time.
-    pub(crate) fn spool_changed(&mut self, slave: u8, spool: &Spool) {
+    /// The report has become part of a gap.
+    pub(crate) fn given_up(&mut self, number: u64) {
+        if let Some((place, fate)) = self.reports.get_mut(&number) {
+            *fate = Fate::GivenUp;
+            self.given_up.insert(*place, number);
+        }
+    }
+
+    /// What was left of the stream `old` has become the stream `new`; each move tells first and last
+    /// sequence in the old one and first in the new one.
+    pub(crate) fn restreamed(
+        &mut self,
+        slave: u8,
+        (old, new): (u64, u64),
+        moves: &[(u64, u64, u64)],
+        spool: &Spool,
+    ) {
+        for &(first, last, now_first) in moves {
+            for sequence in first..=last {
+                if let Some(number) = self.given_up.remove(&(slave, old, sequence)) {
+                    let place = (slave, new, now_first + sequence - first);
+                    self.given_up.insert(place, number);
+                    self.reports.insert(number, (place, Fate::GivenUp));
+                }
+            }
+        }
+        self.spool_changed(slave, spool);
+    }
+
+    /// The spool is that of an earlier time.
+    pub(crate) fn rolled_back(&mut self, slave: u8, spool: &Spool) {
+        self.restored.insert(slave);
+        let in_gap = |place: &Place| {
+            spool.entries().any(|entry| {
+                matches!(entry.body, Body::Gap(_))
+                    && entry.stream == place.1
+                    && (entry.first..=entry.last).contains(&place.2)
+            })
+        };
+        self.given_up
+            .retain(|place, _| place.0 != slave || in_gap(place));
+        self.spool_changed(slave, spool);
+    }
+
+    fn spool_changed(&mut self, slave: u8, spool: &Spool) {
         let mut now = BTreeMap::new();
         for entry in spool.entries() {
             if let Body::Report(number) = entry.body {
@@ -155,26 +200,15 @@ impl Oracle {
             }
         }
         for (number, (place, fate)) in &mut self.reports {
-            if place.0 != slave {
-                continue;
-            }
-            match now.get(number) {
-                Some(&at) => (*place, *fate) = (at, Fate::Spooled),
-                None if *fate == Fate::Spooled => *fate = Fate::Destroyed,
-                None => {}
+            let in_gap = self.given_up.get(place) == Some(number);
+            match (now.get(number), *fate) {
+                _ if place.0 != slave => {}
+                (Some(&at), _) => (*place, *fate) = (at, Fate::Spooled),
+                (None, Fate::Spooled) => *fate = Fate::Destroyed,
+                (None, Fate::GivenUp) if !in_gap => *fate = Fate::Destroyed,
+                (None, _) => {}
             }
         }
-    }
-
-    /// The report has become part of a gap.
-    pub(crate) fn given_up(&mut self, number: u64) {
-        if let Some((_, fate)) = self.reports.get_mut(&number) {
-            *fate = Fate::GivenUp;
-        }
-    }
-
-    pub(crate) fn rolled_back(&mut self, slave: u8) {
-        self.restored.insert(slave);
     }
 
     /// A slave lets go of what was acked: it must have been durable under its place.
@@ -184,8 +218,12 @@ impl Oracle {
             let Some(known) = self.ever_durable.get(&place) else {
                 panic!("slave {slave} lets go of {place:?}, which was never durable: {entry:?}");
             };
-            let Body::Report(number) = entry.body else {
-                continue;
+            let number = match entry.body {
+                Body::Report(number) => number,
+                Body::Gap(_) => match self.given_up.get(&place) {
+                    Some(&number) => number,
+                    None => continue,
+                },
             };
             if !known.contains(&Some(number)) && !known.contains(&None) {
                 // A restored machine has used the sequences once more and overtaken the master's
@@ -284,7 +322,7 @@ impl Oracle {
         }
         for (number, (place, fate)) in &self.reports {
             match (fate, contents.get(place)) {
-                (Fate::Spooled, _) => panic!("report {number} at {place:?} is still spooled"),
+                (Fate::Spooled | Fate::GivenUp, _) => panic!("report {number} at {place:?} is still spooled"),
                 (Fate::Destroyed, _) => self.counts.add("reports_destroyed_with_a_disk"),
                 (Fate::LetGo, Some(Some(applied))) if applied == number => {
                     self.counts.add("reports_applied");

@@ -170,8 +170,10 @@ impl Slave {
                 self.link = Link::Stopped(world.now + away);
             }
             Over::Resync(stream) => {
-                self.spool.restream(stream, self.rng.u64(1..));
-                world.oracle.spool_changed(self.id, &self.spool);
+                let new = self.rng.u64(1..);
+                let moves = self.spool.restream(stream, new);
+                let streams = (stream, new);
+                world.oracle.restreamed(self.id, streams, &moves, &self.spool);
                 self.pause(world);
             }
             Over::Told { told, .. } => {
@@ -227,8 +229,7 @@ impl Slave {
         self.spool = snapshot;
         self.owed.clear();
         self.leave_for = None;
-        world.oracle.rolled_back(self.id);
-        world.oracle.spool_changed(self.id, &self.spool);
+        world.oracle.rolled_back(self.id, &self.spool);
         self.link = Link::Pause(world.now);
         true
     }

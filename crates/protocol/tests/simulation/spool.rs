@@ -77,7 +77,7 @@ impl Spool {
         };
         let mut gone = Vec::new();
         self.entries.retain_mut(|entry| {
-            if entry.stream != stream || entry.first > mark {
+            if entry.stream != stream || entry.first > mark + 1 {
                 return true;
             }
             gone.push(Entry {
@@ -174,11 +174,14 @@ impl Spool {
         went.iter().filter_map(number).collect()
     }
 
-    /// Moves what is left of `old` to the stream `new`, with sequences from 1.
-    pub(crate) fn restream(&mut self, old: u64, new: u64) {
+    /// Moves what is left of `old` to the stream `new`, with sequences from 1. Returns first and last
+    /// sequence of each entry as they were, and the first as it is now.
+    pub(crate) fn restream(&mut self, old: u64, new: u64) -> Vec<(u64, u64, u64)> {
         let mut next = 1;
+        let mut moves = Vec::new();
         for entry in self.entries.iter_mut().filter(|entry| entry.stream == old) {
             let more = entry.last - entry.first;
+            moves.push((entry.first, entry.last, next));
             entry.stream = new;
             entry.first = next;
             entry.last = next + more;
@@ -188,6 +191,7 @@ impl Spool {
             self.stream = new;
             self.next_sequence = next;
         }
+        moves
     }
 }
 

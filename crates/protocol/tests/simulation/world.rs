@@ -73,6 +73,11 @@ impl World {
             self.now = next;
         }
         self.oracle.check_end();
+        let holes = self.oracle.counts.0.get("holes_refused");
+        assert!(
+            holes.is_none() || self.disk_was_replaced,
+            "{holes:?} holes, and the master has lost nothing"
+        );
         self.oracle.counts
     }
 

@@ -165,10 +165,13 @@ fn resolve(raw: Raw, host: &str, faults: &mut Faults<'_>) -> Result<Config, Repo
         found.extend(faults);
         Probes::default()
     });
-    let checks = raw.checks.resolve(&raw.check, &probes).unwrap_or_else(|faults| {
-        found.extend(faults);
-        check::Checks::default()
-    });
+    let checks = raw
+        .checks
+        .resolve(&raw.check, &probes)
+        .unwrap_or_else(|faults| {
+            found.extend(faults);
+            check::Checks::default()
+        });
     let reported = found
         .into_iter()
         .map(|(key, message)| faults.add(&key, message))
@@ -212,7 +215,10 @@ fn resolve_name(configured: &str, host: &str) -> Result<String, String> {
         return if name::is_valid(configured) {
             Ok(configured.to_owned())
         } else {
-            Err(format!("{configured:?} is no name: expected {}", name::RULE))
+            Err(format!(
+                "{configured:?} is no name: expected {}",
+                name::RULE
+            ))
         };
     }
     let made = host.to_ascii_lowercase().replace('_', "-");
