@@ -170,12 +170,16 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        let ended = self.child.try_wait();
+        if matches!(ended, Ok(None)) {
             // It is our child and not waited for, so the pid is its own.
             let _ = self.child.kill();
             poll_until(PATIENCE, || self.child.try_wait().ok().flatten());
         }
         if std::thread::panicking() {
+            if let Ok(Some(status)) = ended {
+                eprintln!("--- the {} had ended: {status}", self.name);
+            }
             for (kind, log) in [("log", &self.log), ("stderr", &self.stderr)] {
                 let text = log.text();
                 let lines: Vec<_> = text.lines().collect();

@@ -13,6 +13,8 @@ pub struct Event {
     pub fields: BTreeSet<String>,
     /// What it means, or the messages of its lines.
     pub meaning: BTreeSet<String>,
+    /// It comes out of a macro with all fields that any of its events has.
+    pub may_lack_fields: bool,
 }
 
 /// By name.
@@ -30,6 +32,7 @@ pub fn in_source() -> Events {
             known.levels.extend(found.levels);
             known.fields.extend(found.fields);
             known.meaning.extend(found.meaning);
+            known.may_lack_fields |= found.may_lack_fields;
         }
     }
     events
@@ -52,6 +55,7 @@ pub fn in_document(text: &str) -> Events {
             levels: words(level).collect(),
             fields: words(fields).collect(),
             meaning: BTreeSet::from([meaning.trim().to_owned()]),
+            may_lack_fields: false,
         };
         Some((name.to_owned(), event))
     });
@@ -114,6 +118,7 @@ fn in_text(text: &str) -> Vec<(String, Event)> {
             levels: BTreeSet::from([level.clone()]),
             fields: wrapped_fields.clone(),
             meaning: BTreeSet::from([unquote(message)]),
+            may_lack_fields: true,
         };
         found.push((unquote(name), event));
     }
@@ -213,6 +218,7 @@ mod tests {
             levels: BTreeSet::from(["info".to_owned()]),
             fields: BTreeSet::from(["peer".to_owned(), "error".to_owned()]),
             meaning: BTreeSet::from(["It happened.".to_owned()]),
+            may_lack_fields: false,
         };
         let text = format!(
             "| Event | Level |\n|---|---|---|---|\n{}\n",

@@ -8,8 +8,9 @@ use rollcall_protocol::Moment;
 
 use crate::oracle::Counts;
 
-/// After this long of sending into nothing the kernel gives a connection up.
-const USER_TIMEOUT: Duration = Duration::from_secs(8);
+/// After this long of sending into nothing the kernel gives a connection up: soon, or so late that
+/// both ends must help themselves.
+const USER_TIMEOUTS: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(3600)];
 
 /// A connection's name.
 pub(crate) type ConnId = usize;
@@ -242,7 +243,8 @@ impl Network {
 
     /// What is written in this direction vanishes from now on; both ends learn of it late.
     pub(crate) fn swallow(&mut self, id: ConnId, way: Way) {
-        let at = self.now + USER_TIMEOUT;
+        let timeout = self.rng.choice(USER_TIMEOUTS).expect("not empty");
+        let at = self.now + timeout;
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.pipe(way).swallows = true;
             connection.up.end = Some((at.max(connection.up.last), End::Reset));

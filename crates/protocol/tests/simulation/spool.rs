@@ -77,7 +77,7 @@ impl Spool {
         };
         let mut gone = Vec::new();
         self.entries.retain_mut(|entry| {
-            if entry.stream != stream || entry.first > mark + 1 {
+            if entry.stream != stream || entry.first > mark {
                 return true;
             }
             gone.push(Entry {

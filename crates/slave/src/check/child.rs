@@ -227,6 +227,7 @@ fn spawn(program: &Program) -> io::Result<Started> {
         .env_clear()
         .envs(&program.environment)
         .current_dir("/")
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -78,6 +78,9 @@ impl Source {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -107,5 +110,37 @@ mod tests {
         assert!(source.is_changed(), "it was never read");
         source.text().unwrap();
         assert!(!source.is_changed());
+    }
+
+    /// In a mount namespace of its own, so that nothing of the host changes.
+    #[test]
+    fn a_new_mount_is_a_change_and_is_told_once() {
+        let mut child = Command::new("unshare")
+            .args(["-m", "sh", "-c"])
+            .arg("echo begun && read go && mount -t tmpfs none /mnt && echo mounted && read end")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut tell = child.stdin.take().unwrap();
+        if said.next().is_none() {
+            eprintln!("SKIPPED: mount namespaces need root");
+            child.wait().unwrap();
+            return;
+        }
+        let mut source = Source::new(format!("/proc/{}/mountinfo", child.id()).leak());
+        source.text().unwrap();
+        assert!(!source.is_changed());
+        tell.write_all(b"\n").unwrap();
+        let mounted = said.next().is_some();
+        let changes = [source.is_changed(), source.is_changed()];
+        drop(tell);
+        child.wait().unwrap();
+        if mounted {
+            assert_eq!(changes, [true, false]);
+        } else {
+            eprintln!("SKIPPED: mounting is not allowed here");
+        }
     }
 }

@@ -259,6 +259,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_worker_that_comes_back_asks_nothing_more() {
+        let mut asker = Asker::new(ask);
+        let folder = TempDir::new().unwrap();
+        let hang = folder.path().join("hang");
+        mknodat(CWD, &hang, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        ask_all(&mut asker, &[&hang, Path::new("/"), Path::new("/tmp")], 1).await;
+        let gate = fs::OpenOptions::new().write(true).open(&hang).unwrap();
+        let answers = &mut asker.hanging[0].worker.answers;
+        assert!(matches!(answers.recv().await, Some(Ok(_))));
+        assert!(
+            answers.recv().await.is_none(),
+            "others have been asked in its stead"
+        );
+        drop(gate);
+    }
+
+    #[tokio::test]
     async fn no_more_threads_than_may_hang() {
         let mut asker = Asker::new(ask);
         asker.hanging = (0..HANGING_MAX)

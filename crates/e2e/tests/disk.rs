@@ -1,0 +1,150 @@
+//! A full disk under the master: no ack for what is not stored, everybody is told, and it recovers
+//! by itself.
+
+use std::time::Duration;
+
+use rollcall_e2e::disk::SmallDisk;
+use rollcall_e2e::peer::Identity;
+use rollcall_e2e::skip::{require_root_or_skip_loudly, skip_loudly};
+use rollcall_e2e::wait::{PATIENCE, watch_for};
+use rollcall_e2e::{Master, Peer, wait_until};
+use rollcall_protocol::api::Presence;
+
+/// Room for the master and nothing more.
+const DISK_MIB: u32 = 4;
+const INTERVAL_MS: u32 = 500;
+
+fn small_disk(test: &str) -> Option<SmallDisk> {
+    if !require_root_or_skip_loudly(test) {
+        return None;
+    }
+    let disk = SmallDisk::mount(DISK_MIB);
+    if let Err(error) = &disk {
+        skip_loudly(test, &format!("a tmpfs can't be mounted here: {error}"));
+    }
+    disk.ok()
+}
+
+/// A master on a small disk, and a slave that has reported a few times.
+fn set_up(folder: &tempfile::TempDir, disk: &SmallDisk) -> (Master, Peer, Identity) {
+    let mut master = Master::new(folder.path(), "master");
+    let state = disk.path().join("state");
+    master
+        .config
+        .set("state.directory", state.to_string_lossy().into_owned())
+        .set("presence.late_after", 2.0)
+        .set("presence.missing_after", 3.0);
+    master.start();
+    let mut identity = Identity::new("patient", INTERVAL_MS);
+    let (mut peer, _) = Peer::open(master.address(), &identity).expect("a session");
+    for _ in 0..10 {
+        peer.report(&mut identity).expect("an ack");
+    }
+    (master, peer, identity)
+}
+
+/// Sends a report, and waits until the master says that it can't store it. No ack has come.
+fn starve(master: &mut Master, peer: &mut Peer, identity: &mut Identity) {
+    peer.send_report(identity).expect("a connection");
+    let reason = master.wait_for_readiness(503).expect("a reason");
+    assert!(reason.contains("the disk is full"), "{reason}");
+    peer.set_timeout(Duration::from_millis(100))
+        .expect("a socket");
+    let api = master.api();
+    let durable = identity.unacked - 1;
+    // Six intervals: without mercy for what the master itself causes, the slave would be missing.
+    let ack = watch_for(Duration::from_millis(6 * u64::from(INTERVAL_MS)), || {
+        assert_eq!(api.health().expect("an answer"), 200);
+        let row = api.slave("patient").expect("the roll is still served").row;
+        assert_eq!(row.presence, Presence::Up);
+        assert_eq!(row.sequence, durable, "readers see only what is durable");
+        peer.await_ack(identity).ok()
+    });
+    assert_eq!(ack, None, "an ack for what was not stored");
+    peer.set_timeout(PATIENCE).expect("a socket");
+    let lines = master.wait_for_events("store_degraded", 1);
+    assert!(
+        lines[0].text("error").contains("the disk is full"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[0].number("errno"), Some(28), "ENOSPC");
+}
+
+#[test]
+fn a_full_disk_is_told_and_survived_without_help() {
+    let Some(disk) = small_disk("a full disk under the master") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut master, mut peer, mut identity) = set_up(&folder, &disk);
+    for round in 1..=2 {
+        let ballast = disk.fill();
+        starve(&mut master, &mut peer, &mut identity);
+        drop(ballast);
+        peer.await_ack(&mut identity)
+            .expect("the ack, now that there is space");
+        assert_eq!(master.wait_for_readiness(200), None);
+        master.wait_for_events("store_recovered", round);
+        peer.report(&mut identity).expect("an ack, as before");
+    }
+    let sent = identity.unacked - 1;
+    let row = master.wait_for_row("patient", "up to date", |row| row.sequence == sent);
+    assert_eq!((row.applied, row.duplicates, row.gaps), (sent, 0, 0));
+    assert_eq!((row.presence, row.reconnects), (Presence::Up, 0));
+    // Nothing that was acked is gone after a kill, and nobody was blamed.
+    master.kill_and_wait();
+    master.start();
+    let row = master.wait_for_row("patient", "on the roll", |_| true);
+    assert_eq!((row.applied, row.sequence), (sent, sent));
+    assert_eq!(master.api().presences("patient").expect("events"), ["up"]);
+}
+
+/// kill -9 while the disk is full: what was acked is there, what was not comes again and is applied
+/// once.
+#[test]
+fn a_kill_on_a_full_disk_loses_nothing_that_was_acked() {
+    let Some(disk) = small_disk("a kill -9 of the master on a full disk") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut master, mut peer, mut identity) = set_up(&folder, &disk);
+    let acked = identity.unacked - 1;
+    let ballast = disk.fill();
+    starve(&mut master, &mut peer, &mut identity);
+    master.kill_and_wait();
+    drop(ballast);
+    master.start();
+    let (mut peer, welcome) = Peer::open(master.address(), &identity).expect("a session");
+    assert_eq!(
+        welcome.marks[0].sequence, acked,
+        "no more than what was acked"
+    );
+    peer.resend(&identity).expect("a connection");
+    peer.await_ack(&mut identity).expect("acks");
+    let row = master.wait_for_row("patient", "up to date", |row| row.sequence == acked + 1);
+    assert_eq!((row.applied, row.duplicates, row.gaps), (acked + 1, 0, 0));
+}
+
+/// A master that is started on a full disk serves the roll as it was, and goes on when there is
+/// space.
+#[test]
+fn a_master_starts_on_a_full_disk() {
+    let Some(disk) = small_disk("a start of the master on a full disk") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut master, _, mut identity) = set_up(&folder, &disk);
+    let acked = identity.unacked - 1;
+    master.kill_and_wait();
+    let ballast = disk.fill();
+    master.start();
+    let row = master.wait_for_row("patient", "on the roll", |_| true);
+    assert_eq!((row.applied, row.sequence), (acked, acked));
+    master.wait_for_readiness(503);
+    drop(ballast);
+    wait_until(PATIENCE, "a report to be acked again", || {
+        let (mut peer, _) = Peer::open(master.address(), &identity).ok()?;
+        peer.report(&mut identity).ok()
+    });
+    assert_eq!(master.wait_for_readiness(200), None);
+}
