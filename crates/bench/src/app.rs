@@ -40,7 +40,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<()> {
 
 fn measure(run: &Run) -> anyhow::Result<()> {
     let plan = run.plan()?;
-    descriptors::provide_for(run.slaves)?;
+    descriptors::provide_for(run.connections())?;
     warn(run, &plan);
     let (outcome, report) = against(&plan, run, run.master_pid, "master")?;
     if let Some(path) = &run.ledger {
@@ -57,6 +57,8 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         in_flight: plan.in_flight,
         payload_bytes: run.payload_bytes,
         rate: run.rate,
+        replay: run.replay,
+        live_slaves: run.replay.map(|_| run.live_slaves),
         run: report,
         baseline,
     };

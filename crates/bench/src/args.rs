@@ -11,7 +11,7 @@ use rollcall_protocol::limits::{INTERVAL_MAX, INTERVAL_MIN, WINDOW_MAX};
 use rollcall_protocol::wire;
 
 use crate::baseline;
-use crate::load::{Bound, Fleet, Plan};
+use crate::load::{Bound, Fleet, Plan, Replay};
 
 /// Simulates a fleet of slaves against a master and measures it.
 ///
@@ -88,6 +88,14 @@ pub(crate) struct Run {
     /// Bytes of a report's whole frame, met exactly.
     #[arg(long, value_name = "BYTES", default_value_t = 200)]
     pub(crate) payload_bytes: usize,
+    /// Each of --slaves begins with a backlog of N reports and replays it, as after an outage: the
+    /// newest first as a preview, then all in order. Without --duration the run ends with it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1_000_000_000),
+          conflicts_with_all = ["count", "baseline"])]
+    pub(crate) replay: Option<u64>,
+    /// Further slaves, which report live at --rate while the others replay.
+    #[arg(long, value_name = "M", default_value_t = 0, requires = "replay")]
+    pub(crate) live_slaves: u32,
     /// Local addresses that the slaves bind in turn, separated by commas.
     #[arg(long, value_name = "IP,…", value_delimiter = ',')]
     pub(crate) source_addresses: Vec<IpAddr>,
@@ -140,6 +148,10 @@ impl Run {
             self.mode != Mode::Idle || (self.rate.is_none() && self.count.is_none()),
             "--mode idle takes no --rate and no --count: each slave sends one report"
         );
+        ensure!(
+            self.mode == Mode::Pooled || self.replay.is_none(),
+            "--replay is for --mode pooled"
+        );
         let duration = self
             .duration
             .map_or(Duration::from_secs(10), units::Duration::get);
@@ -147,12 +159,19 @@ impl Run {
         let bound = match self.count {
             Some(count) => Bound::Count(count),
             None if idle => Bound::Count(self.slaves.into()),
+            None if self.replay.is_some() && self.duration.is_none() => Bound::Replay,
             None => Bound::Duration(duration),
         };
         Ok(Plan {
             master,
             sources: self.source_addresses.clone(),
-            modes: (0..self.slaves).map(|index| self.mode_of(index)).collect(),
+            modes: (0..self.connections())
+                .map(|index| self.mode_of(index))
+                .collect(),
+            replay: self.replay.map(|backlog| Replay {
+                slaves: usize::try_from(self.slaves).unwrap_or(usize::MAX),
+                backlog,
+            }),
             fleet: Fleet {
                 run: format!("{:06x}", fastrand::u32(..1 << 24)),
                 interval_ms: self.interval_ms(),
@@ -165,6 +184,11 @@ impl Run {
             timeout: self.timeout.get(),
             patience: self.patience.get(),
         })
+    }
+
+    /// Slaves of both kinds.
+    pub(crate) fn connections(&self) -> u32 {
+        self.slaves.saturating_add(self.live_slaves)
     }
 
     fn mode_of(&self, index: u32) -> wire::Mode {
@@ -257,6 +281,18 @@ mod tests {
         assert_eq!(idle.bound, Bound::Count(4));
         assert_eq!(idle.hold, Duration::from_secs(3));
         assert!(plan(&["--mode", "idle", "--rate", "1"]).is_err());
+    }
+
+    #[test]
+    fn a_replay_ends_with_the_backlog_unless_a_time_is_given() {
+        let replay = plan(&["--replay", "9", "--live-slaves", "2", "--rate", "5"]).unwrap();
+        assert_eq!(replay.bound, Bound::Replay);
+        assert_eq!(replay.modes.len(), 6);
+        let timed = plan(&["--replay", "9", "--duration", "3s"]).unwrap();
+        assert_eq!(timed.bound, Bound::Duration(Duration::from_secs(3)));
+        assert!(plan(&["--replay", "9", "--mode", "mixed"]).is_err());
+        assert!(run(&["--replay", "9", "--baseline"]).is_err());
+        assert!(run(&["--live-slaves", "2"]).is_err());
     }
 
     #[test]

@@ -22,6 +22,15 @@ pub(crate) struct RunReport {
     pub(crate) rate_per_s: f64,
     /// From the moment a report was made to its ack.
     pub(crate) ack_latency_ms: Percentiles,
+    /// The same of live reports that were acked while backlogs were being replayed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) live_ack_latency_ms: Option<Percentiles>,
+    /// Reports of backlogs acked per second, until the last one was or until the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) backlog_rate_per_s: Option<f64>,
+    /// How long it took until the last report of a backlog was acked; absent if it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) backlog_done_s: Option<f64>,
     /// Errors by kind; kinds that did not occur are left out.
     pub(crate) errors: BTreeMap<ErrorKind, u64>,
     /// Refusals by the code of the Error frame.
@@ -100,6 +109,12 @@ pub(crate) struct Report {
     pub(crate) payload_bytes: usize,
     /// As asked for: reports per slave and second.
     pub(crate) rate: Option<f64>,
+    /// As asked for: reports that each slave began with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) replay: Option<u64>,
+    /// As asked for: slaves that reported live meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) live_slaves: Option<u32>,
     /// Against the master.
     #[serde(flatten)]
     pub(crate) run: RunReport,
@@ -154,6 +169,14 @@ impl RunReport {
             acked,
             rate_per_s: rate_per_s(acked, *elapsed),
             ack_latency_ms: tally.latency_ms(),
+            live_ack_latency_ms: tally.live_latency_ms(),
+            backlog_rate_per_s: (tally.backlog > 0).then(|| {
+                rate_per_s(
+                    tally.backlog_acked,
+                    outcome.backlog_done.unwrap_or(*elapsed),
+                )
+            }),
+            backlog_done_s: outcome.backlog_done.map(|done| done.as_secs_f64()),
             errors: tally.errors.clone(),
             refusals: tally.refusals.clone(),
             lost: tally.owed(),
@@ -261,6 +284,21 @@ const ROWS: &[(&str, Cell)] = &[
     ("ack latency max, ms", |run, _| {
         format!("{:.3}", run.ack_latency_ms.max)
     }),
+    ("live ack latency during the replay p50, ms", |run, _| {
+        optional(run.live_ack_latency_ms.map(|times| times.p50))
+    }),
+    ("live ack latency during the replay p99, ms", |run, _| {
+        optional(run.live_ack_latency_ms.map(|times| times.p99))
+    }),
+    ("live ack latency during the replay max, ms", |run, _| {
+        optional(run.live_ack_latency_ms.map(|times| times.max))
+    }),
+    ("backlog reports/s", |run, _| {
+        optional(run.backlog_rate_per_s)
+    }),
+    ("backlog done after, s", |run, _| {
+        optional(run.backlog_done_s)
+    }),
     ("server CPU per report, us", |run, _| {
         optional(run.master.cpu_us_per_report)
     }),
@@ -360,6 +398,7 @@ mod tests {
         Outcome {
             tally,
             elapsed: Duration::from_secs(2),
+            backlog_done: None,
             slaves: Vec::new(),
         }
     }

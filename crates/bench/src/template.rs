@@ -113,6 +113,22 @@ impl Templates {
     }
 }
 
+impl Templates {
+    /// Appends one frame of a report that runs ahead of its place. It is encoded anew, two bytes
+    /// larger than the others.
+    pub(crate) fn append_preview(&self, patch: &Patch, out: &mut Vec<u8>) {
+        let mut plain = Vec::new();
+        self.append(patch, &mut plain);
+        let message = ToMaster::decode(&plain[FRAME_HEADER_BYTES..]);
+        if let Ok(Some(to_master::Kind::Report(mut report))) = message.map(|message| message.kind) {
+            report.preview = true;
+            let kind = Some(to_master::Kind::Report(report));
+            // A report of the very largest size has no preview.
+            let _ = frame::encode(&ToMaster { kind }, out);
+        }
+    }
+}
+
 /// A frame, and where in it the fields stand.
 #[derive(Debug)]
 struct Template {
@@ -312,6 +328,25 @@ mod tests {
             checks
                 .iter()
                 .all(|check| check.text.len() <= CHECK_TEXT_BYTES_MAX)
+        );
+    }
+
+    #[test]
+    fn a_preview_says_so_and_is_live() {
+        let patch = Patch {
+            stream: 5,
+            sequence: 8640,
+            time_ms: 1_800_000_000_123,
+            live: true,
+        };
+        let mut out = Vec::new();
+        Templates::new(200)
+            .unwrap()
+            .append_preview(&patch, &mut out);
+        let report = decoded(&out);
+        assert_eq!(
+            (report.preview, report.live, report.sequence),
+            (true, true, 8640)
         );
     }
 

@@ -17,18 +17,33 @@ pub struct Event {
     pub may_lack_fields: bool,
 }
 
-/// By name.
-pub type Events = BTreeMap<String, Event>;
+/// By program and name.
+pub type Events = BTreeMap<(Program, String), Event>;
+
+/// Whose event it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    /// Both daemons', or the library's that both are built on.
+    Both,
+    /// `rollcall-master`.
+    Master,
+    /// `rollcall-slave`.
+    Slave,
+}
 
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
-/// The events in the source of all programs, without tests.
+/// The events in the source of the daemons, without tests.
 pub fn in_source() -> Events {
     let mut events = Events::new();
     for path in source::program_files() {
-        for event in in_text(&source::program_text(&path)) {
-            let (name, found) = event;
-            let known = events.entry(name).or_default();
+        let program = match path.iter().nth(1).and_then(|part| part.to_str()) {
+            Some("master") => Program::Master,
+            Some("slave") => Program::Slave,
+            _ => Program::Both,
+        };
+        for (name, found) in in_text(&source::program_text(&path)) {
+            let known = events.entry((program, name)).or_default();
             known.levels.extend(found.levels);
             known.fields.extend(found.fields);
             known.meaning.extend(found.meaning);
@@ -38,28 +53,39 @@ pub fn in_source() -> Events {
     events
 }
 
-/// The rows `| \`name\` | level | fields | meaning |` of a document.
+/// The rows `| \`name\` | level | fields | meaning |` of a document, which has a section for each
+/// program.
 pub fn in_document(text: &str) -> Events {
-    let rows = text.lines().filter_map(|line| {
-        let cells: Vec<_> = line
-            .trim()
-            .strip_prefix('|')?
-            .strip_suffix('|')?
-            .split('|')
-            .collect();
-        let [name, level, fields, meaning] = cells[..] else {
-            return None;
-        };
-        let name = name.trim().strip_prefix('`')?.strip_suffix('`')?;
-        let event = Event {
-            levels: words(level).collect(),
-            fields: words(fields).collect(),
-            meaning: BTreeSet::from([meaning.trim().to_owned()]),
-            may_lack_fields: false,
-        };
-        Some((name.to_owned(), event))
-    });
-    rows.collect()
+    let mut program = Program::Both;
+    let mut events = Events::new();
+    for line in text.lines() {
+        match line {
+            "## rollcall-master" => program = Program::Master,
+            "## rollcall-slave" => program = Program::Slave,
+            _ if line.starts_with("## ") => program = Program::Both,
+            _ => {}
+        }
+        if let Some((name, event)) = row_of(line) {
+            events.insert((program, name), event);
+        }
+    }
+    events
+}
+
+fn row_of(line: &str) -> Option<(String, Event)> {
+    let inner = line.trim().strip_prefix('|')?.strip_suffix('|')?;
+    let cells: Vec<_> = inner.split('|').collect();
+    let [name, level, fields, meaning] = cells[..] else {
+        return None;
+    };
+    let name = name.trim().strip_prefix('`')?.strip_suffix('`')?;
+    let event = Event {
+        levels: words(level).collect(),
+        fields: words(fields).collect(),
+        meaning: BTreeSet::from([meaning.trim().to_owned()]),
+        may_lack_fields: false,
+    };
+    Some((name.to_owned(), event))
 }
 
 /// An event as a row of the document.
@@ -87,7 +113,7 @@ fn words(cell: &str) -> impl Iterator<Item = String> {
         .map(str::to_owned)
 }
 
-/// Calls of `tracing`'s macros. The events of a macro that wraps them, `line!(level, "name",
+/// Calls of `tracing`'s macros. The events of a macro that wraps them, `line!(level, event = "name",
 /// "message")`, have the fields of the call within it.
 fn in_text(text: &str) -> Vec<(String, Event)> {
     let mut found = Vec::new();
@@ -120,6 +146,7 @@ fn in_text(text: &str) -> Vec<(String, Event)> {
             meaning: BTreeSet::from([unquote(message)]),
             may_lack_fields: true,
         };
+        let name = name.split_once('=').map_or(&**name, |(_, name)| name);
         found.push((unquote(name), event));
     }
     found
@@ -143,6 +170,8 @@ fn event_of(level: &str, arguments: &[String]) -> Option<(String, Event)> {
             _ if argument.starts_with('"') => {
                 event.meaning.insert(unquote(argument));
             }
+            // The message of a macro that wraps this one.
+            _ if argument.starts_with('$') => {}
             _ => {
                 let field = argument.trim_start_matches(['%', '?']);
                 event.fields.insert(field.to_owned());
@@ -200,10 +229,10 @@ mod tests {
                 "a message, with (brackets) = and \" quotes");
             macro_rules! line { ($l:ident, $event:literal, $m:literal) => {
                 tracing::$l!(event = $event, from = a.as_deref(), $m) }; }
-            line!(info, "c", "another")
+            line!(info, event = "c", "another")
             tracing::instrument!(event = "no")
         "#;
-        let events: Events = in_text(text).into_iter().collect();
+        let events: BTreeMap<String, Event> = in_text(text).into_iter().collect();
         assert_eq!(events.len(), 2, "{events:?}");
         assert_eq!(
             row("a_b", &events["a_b"]),
@@ -220,12 +249,11 @@ mod tests {
             meaning: BTreeSet::from(["It happened.".to_owned()]),
             may_lack_fields: false,
         };
-        let text = format!(
-            "| Event | Level |\n|---|---|---|---|\n{}\n",
-            row("x", &event)
-        );
-        assert_eq!(in_document(&text), Events::from([("x".to_owned(), event)]));
-        let none = in_document("| `y` | debug | – | Nothing else. |");
-        assert!(none["y"].fields.is_empty());
+        let row = row("x", &event);
+        let text = format!("| Event | Level |\n|---|---|---|---|\n## rollcall-slave\n{row}\n");
+        let key = (Program::Slave, "x".to_owned());
+        assert_eq!(in_document(&text), Events::from([(key, event)]));
+        let (name, none) = row_of("| `y` | debug | – | Nothing else. |").unwrap();
+        assert_eq!((&*name, none.fields.len()), ("y", 0));
     }
 }

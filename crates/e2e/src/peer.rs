@@ -71,7 +71,7 @@ impl Identity {
             backlog: self.next - self.unacked,
             pending: vec![pending],
             frames: 0,
-            labels: Default::default(),
+            ..Hello::default()
         }
     }
 

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
+use rusqlite::{Connection, OpenFlags};
 use toml::{Table, Value};
 
 use crate::binaries;
 use crate::config::Config;
 use crate::daemon::Daemon;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_until};
 
 /// A slave. Dropping it kills it.
 #[derive(Debug)]
@@ -79,6 +80,29 @@ impl Slave {
         ];
         let program = binaries::path(binaries::SLAVE);
         self.daemon = Some(Daemon::spawn(&self.name, &program, arguments, &self.folder));
+    }
+
+    /// How many entries are in its spool, as its file says it.
+    ///
+    /// # Errors
+    /// If there is no spool yet, or it can't be read now.
+    pub fn spooled(&self) -> rusqlite::Result<u32> {
+        let path = self.folder.join(format!("{}-state/spool.db", self.name));
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Connection::open_with_flags(path, flags)?;
+        database.query_row("SELECT count(*) FROM entries", [], |row| row.get(0))
+    }
+
+    /// Waits until its spool has this many entries.
+    ///
+    /// # Panics
+    /// If it does not get them.
+    #[track_caller]
+    pub fn wait_for_spooled(&self, count: u32) {
+        let what = format!("{count} reports in the spool of {}", self.name);
+        wait_until(PATIENCE, &what, || {
+            (self.spooled().ok()? >= count).then_some(())
+        });
     }
 
     /// kill -9, and waits for the end.

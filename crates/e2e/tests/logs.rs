@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use rollcall_e2e::events::{self, Event};
+use rollcall_e2e::events::{self, Event, Program};
 use rollcall_e2e::{LogLine, Master, Slave, source};
 use rustix::process::Signal;
 
@@ -20,20 +20,34 @@ fn the_documented_events_are_those_of_the_source() {
         source.len()
     );
     let document = events::in_document(&source::read(DOCUMENT));
+    let both = |name: &str| (Program::Both, name.to_owned());
     let mut faults = String::new();
-    for (name, event) in &source {
-        let fault = match document.get(name) {
+    for (key @ (program, name), event) in &source {
+        let fault = match document.get(key).or_else(|| document.get(&both(name))) {
             None => "is not documented",
             Some(documented) if documented.levels != event.levels => "has another level",
             Some(documented) if !has_fields(event, documented) => "has other fields",
             Some(_) => continue,
         };
         let row = events::row(name, event);
-        writeln!(faults, "{name} {fault}; the source says:\n  {row}").expect("a String grows");
+        writeln!(
+            faults,
+            "{program:?} {name} {fault}; the source says:\n  {row}"
+        )
+        .expect("a String grows");
     }
-    for name in document.keys() {
-        if !source.contains_key(name) && name != OF_LIBRARIES {
-            writeln!(faults, "{name} is documented, and no source has it").expect("a String grows");
+    for (program, name) in document.keys() {
+        let has = |program| source.contains_key(&(program, name.clone()));
+        let is_there = match program {
+            Program::Both => has(Program::Both) || (has(Program::Master) && has(Program::Slave)),
+            program => has(*program),
+        };
+        if !is_there && name != OF_LIBRARIES {
+            writeln!(
+                faults,
+                "{program:?} {name} is documented, and the source has it not"
+            )
+            .expect("a String grows");
         }
     }
     assert!(faults.is_empty(), "{DOCUMENT}:\n{faults}");
@@ -69,12 +83,16 @@ fn lines_of_the_running_daemons_are_as_documented() {
     assert!(slave.terminate().success());
     assert!(master.terminate().success());
     let document = events::in_document(&source::read(DOCUMENT));
-    for (daemon, last) in [(&*master, "master_stopped"), (&*slave, "slave_stopped")] {
+    for (daemon, program, last) in [
+        (&*master, Program::Master, "master_stopped"),
+        (&*slave, Program::Slave, "slave_stopped"),
+    ] {
         let lines = daemon.log().lines();
         assert!(lines.len() >= 5, "{lines:?}");
         for line in &lines {
             assert_line(line);
-            let Some(event) = document.get(line.event()) else {
+            let keys = [program, Program::Both].map(|program| (program, line.event().to_owned()));
+            let Some(event) = keys.iter().find_map(|key| document.get(key)) else {
                 panic!("an event that is not documented: {line:?}");
             };
             if line.event() != OF_LIBRARIES {

@@ -28,8 +28,8 @@ pub enum Presence {
     Left,
 }
 
-/// What a slave, or one of its checks, says of itself. Ordered from best to worst by
-/// [`Health::severity`].
+/// What a slave, or one of its checks, says of itself. From best to worst: ok, warning, unknown,
+/// critical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
@@ -153,7 +153,8 @@ pub enum EventKind {
     Health,
     /// A check's state changed; `subject` names the check.
     Check,
-    /// Reports were lost, as the slave's receipt tells.
+    /// Reports were lost, as the slave's receipt tells; `from` and `to` are the times of origin of
+    /// the first and the last of them, if they are known.
     Gap,
     /// Two slaves claim one id or one name.
     Conflict,
@@ -165,6 +166,9 @@ pub enum EventKind {
     Renamed,
     /// The master started.
     MasterStart,
+    /// The master could not store reports for a while; `from` and `to` say from when to when.
+    /// Recorded when it could again.
+    Degraded,
 }
 
 /// A row of `GET /v1/events` and of `rollcall events --json`.
@@ -184,9 +188,9 @@ pub struct EventRow {
     pub slave: Option<String>,
     /// What it is about within the slave: the check's name.
     pub subject: Option<String>,
-    /// The state before; absent if there was none.
+    /// The state before; absent if there was none. Of what lasted: when it began (RFC 3339, UTC).
     pub from: Option<String>,
-    /// The state after.
+    /// The state after. Of what lasted: when it ended.
     pub to: Option<String>,
     /// A line for people.
     pub text: String,
@@ -206,6 +210,43 @@ pub struct SlaveList {
 pub struct EventList {
     /// The events.
     pub events: Vec<EventRow>,
+}
+
+/// `GET /v1/slaves/{name}/history`: a stretch of one slave's past.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlaveHistory {
+    /// The slave's name.
+    pub name: String,
+    /// The stretch begins here …
+    #[serde(rename = "since", with = "rfc3339")]
+    pub since_ms: i64,
+    /// … and ends before this.
+    #[serde(rename = "until", with = "rfc3339")]
+    pub until_ms: i64,
+    /// What changed, by time of origin, with gaps in their place. A gap that reaches into the
+    /// stretch from before is among them.
+    pub events: Vec<EventRow>,
+    /// Whether there are more events, older than these.
+    pub events_cut: bool,
+    /// The newest reports that the master remembers, by time of origin. They are kept in memory, up
+    /// to a number and a size.
+    pub reports: Vec<ReportRow>,
+}
+
+/// One report as it came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportRow {
+    /// When it was taken, by the slave's clock.
+    #[serde(rename = "time", with = "rfc3339")]
+    pub time_ms: i64,
+    /// Its stream: 16 hexadecimal digits.
+    pub stream: String,
+    /// Its sequence in that stream.
+    pub sequence: u64,
+    /// The worst state of its checks.
+    pub health: Health,
+    /// What each check said.
+    pub checks: Vec<CheckRow>,
 }
 
 /// The body of an HTTP answer that is not a success.
@@ -249,9 +290,6 @@ mod tests {
         // Whatever a slave's clock says, the row can be shown.
         event.time_ms = i64::MAX;
         let json = serde_json::to_value(&event).unwrap();
-        assert_eq!(
-            json["time"],
-            "9999-12-30T22:00:00.999Z"
-        );
+        assert_eq!(json["time"], "9999-12-30T22:00:00.999Z");
     }
 }

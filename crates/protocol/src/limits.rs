@@ -27,6 +27,8 @@ pub const LABEL_BYTES_MAX: usize = 128;
 
 /// Most streams that a Hello may announce, and that the master remembers of each slave.
 pub const STREAMS_MAX: usize = 32;
+/// Most streams of earlier processes that a Hello may name.
+pub const PREVIOUS_MAX: usize = 8;
 /// Most checks in a report.
 pub const CHECKS_MAX: usize = 256;
 /// Longest name of a check, in bytes.

@@ -11,6 +11,10 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("rollcall-protocol", &[]),
     ("bytes", &[]),
+    ("jiff", &["alloc"]),
+    ("jiff-core", &["alloc"]),
+    ("portable-atomic", &["require-cas"]),
+    ("portable-atomic-util", &["alloc"]),
     ("prost", &["derive"]),
     ("serde", &["alloc", "derive", "serde_derive"]),
     ("serde_core", &["alloc", "result"]),
@@ -74,9 +78,8 @@ fn the_crate_is_no_std_and_stays_so() {
     assert!(files.len() > 8, "{files:?}");
     for file in files {
         let text = fs::read_to_string(&file).expect("a source file");
-        for (number, line) in links_to_std(&text) {
-            panic!("{}:{number}: {line:?} links std", file.display());
-        }
+        let links = links_to_std(&text);
+        assert!(links.is_empty(), "{}: {links:?}", file.display());
     }
 }
 
@@ -108,7 +111,10 @@ fn links_to_std(text: &str) -> Vec<(usize, String)> {
 #[test]
 fn a_link_to_std_is_seen() {
     assert!(links_to_std("#[cfg(test)]\nextern crate std;").is_empty());
-    assert_eq!(links_to_std("extern crate alloc;\nextern crate std;").len(), 1);
+    assert_eq!(
+        links_to_std("extern crate alloc;\nextern crate std;").len(),
+        1
+    );
     assert_eq!(
         links_to_std("#[cfg(feature = \"x\")]\n  pub extern crate std as s;").len(),
         1

@@ -92,7 +92,7 @@ impl Load<'_> {
     /// The open loop: makes the reports that are due.
     fn take_turns(&mut self, now: Moment) {
         while let Some(index) = self.pace.as_mut().and_then(|pace| pace.take_turn(now)) {
-            let index = usize::try_from(index).unwrap_or(usize::MAX);
+            let index = self.replaying() + usize::try_from(index).unwrap_or(usize::MAX);
             if !self.slaves[index].dead() {
                 self.make(index, now);
                 self.go_on(index, now);
@@ -141,7 +141,7 @@ impl Load<'_> {
     /// Lets a slave make the reports that the closed loop allows, and send what it may.
     pub(super) fn refill(&mut self, index: usize, now: Moment) {
         let slave = &self.slaves[index];
-        if slave.mode() == Mode::Pooled {
+        if slave.mode() == Mode::Pooled && !slave.replays() {
             let in_flight = self.in_flight(index);
             self.make_up_to(index, in_flight, now);
         }
@@ -162,16 +162,24 @@ impl Load<'_> {
         }
     }
 
-    /// Reports that may be unacked on the pooled connection of a slave.
+    /// Reports that may be unacked on the pooled connection of a slave. A backlog goes as fast as
+    /// the window allows.
     fn in_flight(&self, index: usize) -> u64 {
-        u64::from(self.plan.in_flight).min(self.slaves[index].window())
+        let slave = &self.slaves[index];
+        let wanted = if slave.replays() {
+            u64::MAX
+        } else {
+            self.plan.in_flight.into()
+        };
+        wanted.min(slave.window())
     }
 
     /// A slave has something to send, or may have.
     fn go_on(&mut self, index: usize, now: Moment) {
         let slave = &mut self.slaves[index];
         match (slave.mode(), &self.connections[index]) {
-            (Mode::Pooled, Some(_)) if slave.welcomed() => {
+            // A backlog waits for the start.
+            (Mode::Pooled, Some(_)) if slave.welcomed() && self.pace.is_some() => {
                 if let Err(loss) = self.send_due(index, now) {
                     self.lose(index, loss, now);
                 }
@@ -231,8 +239,22 @@ impl Load<'_> {
         if let Some(gap) = slave.take_gap() {
             self.append(&gap)?;
         }
+        self.append_preview(index);
         self.append_due(index, limit);
         self.send(index)
+    }
+
+    fn append_preview(&mut self, index: usize) {
+        let slave = &mut self.slaves[index];
+        if let Some(sequence) = slave.take_preview() {
+            let patch = Patch {
+                stream: slave.stream(),
+                sequence,
+                time_ms: self.wall_ms,
+                live: true,
+            };
+            self.templates.append_preview(&patch, &mut self.output);
+        }
     }
 
     fn append(&mut self, message: &ToMaster) -> Result<(), Loss> {
@@ -242,14 +264,18 @@ impl Load<'_> {
 
     fn append_due(&mut self, index: usize, limit: u64) {
         let slave = &mut self.slaves[index];
-        let (stream, last) = (slave.stream(), slave.last());
+        let (stream, last, replays) = (slave.stream(), slave.last(), slave.replays());
+        let interval_ms = i64::from(self.plan.fleet.interval_ms);
         for sequence in slave.take_due(limit, &mut self.tally) {
-            let live = sequence == last;
+            let age_ms = match i64::try_from(last - sequence) {
+                Ok(behind) if replays => behind.saturating_mul(interval_ms),
+                _ => 0,
+            };
             let patch = Patch {
                 stream,
                 sequence,
-                time_ms: self.wall_ms,
-                live,
+                time_ms: self.wall_ms.saturating_sub(age_ms),
+                live: sequence == last && !replays,
             };
             self.templates.append(&patch, &mut self.output);
         }
@@ -273,12 +299,16 @@ impl Load<'_> {
             connection.writable()?;
         }
         let acked = self.tally.acked;
+        let replaying = self.tally.is_replaying();
         if event.is_readable() || event.is_read_closed() {
             self.read(index, event.is_read_closed(), now)?;
         }
         if self.tally.acked > acked {
             self.last_ack = now;
             self.last_progress = now;
+        }
+        if replaying && !self.tally.is_replaying() {
+            self.backlog_done = Some(now);
         }
         self.refill(index, now);
         Ok(())

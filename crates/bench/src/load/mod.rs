@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Vec<IpAddr>,
     /// The mode of each slave.
     pub(crate) modes: Vec<Mode>,
+    /// Which of them begin with a backlog.
+    pub(crate) replay: Option<Replay>,
     /// What the slaves have in common.
     pub(crate) fleet: Fleet,
     /// Unacked reports per pooled connection.
@@ -62,6 +64,15 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     /// How long the run goes on without any ack, or without a first Welcome.
     pub(crate) patience: Duration,
+}
+
+/// The slaves that replay a backlog. They make no reports; the others do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replay {
+    /// So many, the first ones of the plan.
+    pub(crate) slaves: usize,
+    /// Reports that each of them begins with.
+    pub(crate) backlog: u64,
 }
 
 /// Told of moments of the run.
@@ -81,6 +92,8 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     /// From the first report to the last ack, or to the end of the time in which reports were made.
     pub(crate) elapsed: Duration,
+    /// From the first report to the ack of the last one of a backlog, if there was one and it came.
+    pub(crate) backlog_done: Option<Duration>,
     /// The slaves as they are at the end.
     pub(crate) slaves: Vec<Slave>,
 }
@@ -97,6 +110,7 @@ pub(crate) fn run(plan: &Plan, observer: &mut dyn Observer) -> anyhow::Result<Ou
     observer.finished();
     Ok(Outcome {
         elapsed: ended.saturating_since(started),
+        backlog_done: load.backlog_done.map(|done| done.saturating_since(started)),
         tally: load.tally,
         slaves: load.slaves,
     })
@@ -117,6 +131,8 @@ struct Load<'a> {
     /// `None` before the start.
     pace: Option<Pace>,
     tally: Tally,
+    /// When the last report of a backlog was acked.
+    backlog_done: Option<Moment>,
     input: Vec<u8>,
     output: Vec<u8>,
     wall_ms: i64,
@@ -135,7 +151,17 @@ impl<'a> Load<'a> {
             .iter()
             .zip(0..)
             .map(|(mode, index)| Slave::new(index, *mode));
-        let slaves: Vec<_> = slaves.collect();
+        let mut slaves: Vec<_> = slaves.collect();
+        let mut tally = Tally::new();
+        if let Some(Replay {
+            slaves: first,
+            backlog,
+        }) = plan.replay
+        {
+            for slave in slaves.iter_mut().take(first) {
+                slave.begin_with(backlog, &mut tally);
+            }
+        }
         Ok(Self {
             poll: Poll::new().context("no epoll instance")?,
             templates: Templates::new(plan.payload_bytes)?,
@@ -145,7 +171,8 @@ impl<'a> Load<'a> {
             retries: BinaryHeap::new(),
             opening: 0,
             pace: None,
-            tally: Tally::new(),
+            tally,
+            backlog_done: None,
             input: vec![0; FRAME_BYTES_MAX],
             output: Vec::with_capacity(FRAME_BYTES_MAX),
             wall_ms: clock::wall_ms(),
@@ -196,8 +223,10 @@ impl<'a> Load<'a> {
         let started = clock::boot();
         self.last_ack = started;
         self.last_progress = started;
-        let count = u32::try_from(self.slaves.len()).context("too many slaves")?;
-        let pace = Pace::new(started, count, self.plan.rate, self.plan.bound);
+        let makers = self.slaves.len() - self.replaying();
+        let rate = self.plan.rate.filter(|_| makers > 0);
+        let makers = u32::try_from(makers).context("too many slaves")?;
+        let pace = Pace::new(started, makers, rate, self.plan.bound);
         let held_until = started + self.plan.hold;
         self.pace = Some(pace);
         for index in 0..self.slaves.len() {
@@ -208,9 +237,13 @@ impl<'a> Load<'a> {
         loop {
             let now = self.turn(&mut events)?;
             observer.progress(now.saturating_since(started), &self.tally);
+            if self.plan.bound == Bound::Replay && !self.tally.is_replaying() {
+                self.pace.iter_mut().for_each(Pace::end);
+            }
             let over = self.pace.as_ref().is_none_or(|pace| pace.is_over(now));
             if over && made_until.is_none() {
-                made_until = Some(self.pace.as_ref().and_then(Pace::until).unwrap_or(started));
+                let until = self.pace.as_ref().and_then(Pace::until);
+                made_until = Some(until.or(self.backlog_done).unwrap_or(started));
             }
             let drained = over && self.tally.owed() == 0 && self.per_message_open() == 0;
             if now >= held_until && (drained || self.out_of_patience(now, made_until)) {
@@ -226,11 +259,19 @@ impl<'a> Load<'a> {
         if self.tally.dead == self.slaves.len() {
             return true;
         }
-        let depends_on_acks =
-            matches!(self.plan.bound, Bound::Count(_)) && self.plan.rate.is_none();
+        let depends_on_acks = match self.plan.bound {
+            Bound::Count(_) => self.plan.rate.is_none(),
+            Bound::Replay => true,
+            Bound::Duration(_) => false,
+        };
         let since = made_until.unwrap_or(Moment::ZERO).max(self.last_progress);
         (made_until.is_some() || depends_on_acks)
             && now.saturating_since(since) > self.plan.patience
+    }
+
+    /// Number of slaves that replay; they are the first ones.
+    fn replaying(&self) -> usize {
+        self.plan.replay.map_or(0, |replay| replay.slaves)
     }
 
     fn per_message_open(&self) -> usize {

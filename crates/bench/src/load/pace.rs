@@ -11,6 +11,8 @@ pub(crate) enum Bound {
     Duration(Duration),
     /// This many reports are made in all.
     Count(u64),
+    /// Reports are made until the backlog that others replay is acked.
+    Replay,
 }
 
 /// The schedule of one run. The rate is that of all slaves together: one makes a report after the
@@ -32,6 +34,7 @@ impl Pace {
         let (until, left) = match bound {
             Bound::Duration(duration) => (Some(now + duration), None),
             Bound::Count(count) => (None, Some(count)),
+            Bound::Replay => (None, None),
         };
         let rate = rate.map(|rate| rate * f64::from(slaves));
         Self {
@@ -42,6 +45,11 @@ impl Pace {
             slaves,
             ticks: 0,
         }
+    }
+
+    /// No report is to be made any more.
+    pub(crate) fn end(&mut self) {
+        self.left = Some(0);
     }
 
     /// Whether reports are made as fast as acks allow.

@@ -62,7 +62,13 @@ pub(crate) struct Slave {
     sent: u64,
     /// Highest sequence sent on any connection.
     sent_ever: u64,
-    /// When each report after `acked` was made.
+    /// Of the reports after `acked`, how many it began with: those it replays.
+    backlog: u64,
+    /// Whether it began with a backlog: it makes no reports of its own then.
+    replays: bool,
+    /// The newest report of the backlog is to be sent ahead of its place on this connection.
+    preview_due: bool,
+    /// When each report after those was made.
     spool: VecDeque<Moment>,
     /// Reports made and acked, over all streams.
     made_total: u64,
@@ -94,6 +100,9 @@ impl Slave {
             acked: 0,
             sent: 0,
             sent_ever: 0,
+            backlog: 0,
+            replays: false,
+            preview_due: false,
             spool: VecDeque::new(),
             made_total: 0,
             acked_total: 0,
@@ -140,7 +149,12 @@ impl Slave {
         (self.made_total, self.acked_total)
     }
 
-    /// Reports that are owed an ack.
+    /// Whether it replays a backlog, or did.
+    pub(crate) fn replays(&self) -> bool {
+        self.replays
+    }
+
+    /// Reports that it made and that are owed an ack.
     pub(crate) fn owed(&self) -> usize {
         self.spool.len()
     }
@@ -184,6 +198,14 @@ impl Slave {
         tally.made += 1;
     }
 
+    /// Begins with a backlog of `count` reports.
+    pub(crate) fn begin_with(&mut self, count: u64, tally: &mut Tally) {
+        self.replays = true;
+        self.backlog += count;
+        self.made_total += count;
+        tally.count_backlog(count);
+    }
+
     /// Asks for a connection; `false` if it has been asked for already.
     pub(crate) fn wish_connection(&mut self) -> bool {
         !std::mem::replace(&mut self.wishes, true)
@@ -200,6 +222,8 @@ impl Slave {
         self.window = None;
         self.leaving = false;
         self.hole = None;
+        // The only one left comes in its place at once.
+        self.preview_due = self.backlog > 1;
         let hello = Hello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
@@ -238,6 +262,11 @@ impl Slave {
         })
     }
 
+    /// Takes the sequence to send ahead of its place; once a connection.
+    pub(crate) fn take_preview(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.preview_due).then(|| self.last())
+    }
+
     /// Takes the sequences to send now, with at most `limit` unacked, and counts them as sent.
     pub(crate) fn take_due(&mut self, limit: u64, tally: &mut Tally) -> RangeInclusive<u64> {
         let first = self.sent + 1;
@@ -261,7 +290,7 @@ impl Slave {
 
     /// Highest sequence made.
     pub(crate) fn last(&self) -> u64 {
-        self.acked + u64::try_from(self.spool.len()).unwrap_or(u64::MAX)
+        self.acked + self.backlog + u64::try_from(self.spool.len()).unwrap_or(u64::MAX)
     }
 
     // ------------------------------------------------------------ inputs
@@ -347,6 +376,11 @@ impl Slave {
         if sequence > self.sent_ever {
             return Err(Fault::Violation(ErrorKind::BadAck));
         }
+        let replayed = self.backlog.min(sequence.saturating_sub(self.acked));
+        self.backlog -= replayed;
+        self.acked += replayed;
+        self.acked_total += replayed;
+        tally.count_backlog_acks(replayed);
         while self.acked < sequence
             && let Some(made) = self.spool.pop_front()
         {

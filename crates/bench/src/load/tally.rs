@@ -93,6 +93,11 @@ pub(crate) struct Tally {
     pub(crate) made: u64,
     /// Reports acked, each once.
     pub(crate) acked: u64,
+    /// Reports of the backlogs that slaves began with, and how many of those are acked. They count
+    /// as made and as acked too.
+    pub(crate) backlog: u64,
+    /// See [`Self::backlog`].
+    pub(crate) backlog_acked: u64,
     /// Reports sent again after a broken connection.
     pub(crate) resent: u64,
     /// Acks that told nothing new.
@@ -106,6 +111,8 @@ pub(crate) struct Tally {
     /// The text of the first refusal or system error that has no kind of its own.
     pub(crate) first_text: Option<String>,
     latency: Histogram<u64>,
+    /// The part of it that was measured while a backlog was being replayed.
+    live_latency: Histogram<u64>,
     recovery: Histogram<u64>,
 }
 
@@ -117,6 +124,8 @@ impl Tally {
             dead: 0,
             made: 0,
             acked: 0,
+            backlog: 0,
+            backlog_acked: 0,
             resent: 0,
             repeated_acks: 0,
             reconnects: 0,
@@ -124,6 +133,7 @@ impl Tally {
             refusals: BTreeMap::new(),
             first_text: None,
             latency: histogram(),
+            live_latency: histogram(),
             recovery: histogram(),
         }
     }
@@ -137,6 +147,26 @@ impl Tally {
     pub(crate) fn count_ack(&mut self, latency: Duration) {
         self.acked += 1;
         record(&mut self.latency, latency);
+        if self.is_replaying() {
+            record(&mut self.live_latency, latency);
+        }
+    }
+
+    /// A slave begins with `count` reports that are owed an ack.
+    pub(crate) fn count_backlog(&mut self, count: u64) {
+        self.made += count;
+        self.backlog += count;
+    }
+
+    /// So many reports of a backlog were acked.
+    pub(crate) fn count_backlog_acks(&mut self, count: u64) {
+        self.acked += count;
+        self.backlog_acked += count;
+    }
+
+    /// Whether some of a backlog is owed an ack.
+    pub(crate) fn is_replaying(&self) -> bool {
+        self.backlog_acked < self.backlog
     }
 
     /// A pooled slave got its first ack `pause` after it lost its connection.
@@ -168,6 +198,11 @@ impl Tally {
     /// Times from a report to its ack.
     pub(crate) fn latency_ms(&self) -> Percentiles {
         Percentiles::of(&self.latency)
+    }
+
+    /// The same of the reports that were acked while others replayed; `None` if nobody did.
+    pub(crate) fn live_latency_ms(&self) -> Option<Percentiles> {
+        (self.backlog > 0).then(|| Percentiles::of(&self.live_latency))
     }
 
     /// Times from a lost connection to the next ack of the same slave; `None` if none was lost.

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use rollcall_os::units;
 use toml::{Table, Value};
 
-use super::children::Role;
 use super::folder::Folder;
-use super::ports::Ports;
 use crate::args::{NewCheck, UpArgs};
 
 /// How often the slave reports unless something else is said: often enough to watch it turn late.

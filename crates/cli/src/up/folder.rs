@@ -8,7 +8,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::children::Role;
 
 const LOCK: &str = "up.lock";
 

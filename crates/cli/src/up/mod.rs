@@ -7,14 +7,10 @@
 //!     <- roll, events      what the master says, once the slave is up
 //! ```
 //! Everything arrives on one channel, so there is one place that decides. The daemons can't
-//! outlive this program: see [`children`].
+//! outlive this program: see [`crate::daemons`].
 
-mod children;
 mod configs;
 mod folder;
-mod log_tail;
-mod ports;
-mod programs;
 mod screen;
 mod watch;
 
@@ -28,15 +24,12 @@ use rollcall_os::exit::Exit;
 use rollcall_protocol::Moment;
 use rollcall_protocol::api::{Presence, SlaveRow};
 
-pub(crate) use self::children::become_child;
-use self::children::{Daemon, Role};
 use self::folder::Folder;
-use self::ports::Ports;
-use self::programs::Programs;
 use self::screen::Screen;
 use self::watch::Happening;
 use crate::args::UpArgs;
 use crate::client::{Client, Patience};
+use crate::daemons::{self, Daemon, Log, Ports, Programs, Role, STOP_MAX};
 use crate::output::Output;
 
 /// The time that both daemons together may take until the slave is on the roll.
@@ -48,8 +41,6 @@ const LOOPBACK: Patience = Patience {
     answer: Duration::from_secs(2),
     ..Patience::USUAL
 };
-/// The time that a daemon may take to end after SIGTERM; then comes SIGKILL.
-const STOP_MAX: Duration = Duration::from_secs(15);
 /// Starts of the master that may fail because another process took the port in between.
 const START_ATTEMPTS: u32 = 3;
 
@@ -235,7 +226,7 @@ impl Up<'_> {
             "not up after {} s; the logs say why:\n{}",
             START_MAX.as_secs(),
             [Role::Master, Role::Slave]
-                .map(|role| log_tail::tail(&self.folder.log(role)))
+                .map(|role| daemons::tail(&self.folder.log(role)))
                 .join("\n")
         )
     }
@@ -246,8 +237,11 @@ impl Up<'_> {
             self.programs.path(role),
             config,
             &self.folder.log(role),
+            Log::Fresh,
         )?;
-        daemon.watch(self.tell.clone())?;
+        let tell = self.tell.clone();
+        // Nobody listens any more when this program ends.
+        daemon.watch(move |role| drop(tell.send(Happening::Ended(role))))?;
         Ok(daemon)
     }
 

@@ -12,7 +12,6 @@ use rollcall_protocol::api::{EventRow, SlaveRow};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::children::Role;
 use crate::client::{Client, EventFilter};
 use crate::escape::escape;
 use crate::events;

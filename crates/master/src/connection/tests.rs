@@ -11,7 +11,7 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::reactor::{Publication, SessionRules};
-use crate::roll::{Durable, PresenceRules, Roll};
+use crate::roll::{Durable, PresenceRules, RingRules, Roll};
 use crate::stats::Stats;
 use crate::store::{Opened, Outcome, Store, StoreHandle};
 
@@ -124,7 +124,11 @@ impl Fixture {
             missing_after: 3.0,
             reconnect_window: Duration::from_secs(60),
         };
-        let roll = Roll::restore(durable, presence, clock::boot()).unwrap();
+        let rings = RingRules {
+            reports_max: 4,
+            bytes_max: 1 << 20,
+        };
+        let roll = Roll::restore(durable, presence, rings, clock::boot()).unwrap();
         let publication = Publication {
             roll: watch::channel(Arc::default()).0,
             events: broadcast::channel(16).0,

@@ -96,6 +96,11 @@ impl Gathering {
         self.replaying
     }
 
+    /// The group that makes durable what comes now; 0 for what is only replayed.
+    pub(super) fn group(&self) -> u64 {
+        if self.replaying { 0 } else { self.next_group }
+    }
+
     /// Puts an input into the group.
     pub(super) fn redo(&mut self, entry: &RedoEntry) {
         if !self.replaying {

@@ -17,7 +17,9 @@ mod hello;
 mod presence;
 mod record;
 mod reports;
+mod rings;
 mod slave;
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -34,11 +36,13 @@ use crate::view::SlaveId;
 use deadlines::Deadlines;
 use gathering::Gathering;
 use record::{RedoEntry, SlaveRecord, StoredPresence};
+use rings::Rings;
 use slave::Slave;
 
 pub(crate) use gathering::{Gathered, Published};
 pub(crate) use hello::Greeting;
 pub(crate) use reports::Taken;
+pub(crate) use rings::RingRules;
 pub(crate) use slave::SessionId;
 
 /// Where a slave stands in the roll, for as long as the process lives.
@@ -94,6 +98,7 @@ pub(crate) struct Roll {
     names: BTreeMap<String, Slot>,
     deadlines: Deadlines,
     gathering: Gathering,
+    rings: Rings,
 }
 
 impl Roll {
@@ -105,6 +110,7 @@ impl Roll {
     pub(crate) fn restore(
         durable: Durable,
         rules: PresenceRules,
+        rings: RingRules,
         now: Moment,
     ) -> Result<Self, Unreadable> {
         let mut roll = Self {
@@ -114,6 +120,7 @@ impl Roll {
             names: BTreeMap::new(),
             deadlines: Deadlines::default(),
             gathering: Gathering::new(durable.next_group, durable.next_event),
+            rings: Rings::new(rings),
         };
         for (id, blob) in durable.records {
             let record = decode::<SlaveRecord>(&blob, || format!("the record {id:02x?}"))?;
@@ -187,10 +194,10 @@ impl Roll {
                 continue;
             };
             let known = self.ids.get(&id).copied();
-            if known.is_some_and(|slot| self.slaves[slot].record_group >= group) {
-                continue;
-            }
-            if entry.message.is_empty() {
+            let contained = known.filter(|slot| self.slaves[*slot].record_group >= group);
+            if let Some(slot) = contained {
+                self.recall(slot, &entry);
+            } else if entry.message.is_empty() {
                 self.replay_presence(known, &entry);
             } else {
                 let message = decode::<ToMaster>(&entry.message, what)?;
@@ -198,6 +205,14 @@ impl Roll {
             }
         }
         Ok(())
+    }
+
+    /// The record contains the entry; if it is a report, it is remembered all the same.
+    fn recall(&mut self, slot: Slot, entry: &RedoEntry) {
+        let message = ToMaster::decode(entry.message.as_slice()).ok();
+        if let Some(to_master::Kind::Report(report)) = message.and_then(|message| message.kind) {
+            self.rings.remember(slot, &report, &entry.message, 0, true);
+        }
     }
 
     fn replay_presence(&mut self, slot: Option<Slot>, entry: &RedoEntry) {

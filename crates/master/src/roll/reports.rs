@@ -10,6 +10,7 @@ use rollcall_protocol::wire::{
 use super::changes::{self, Before};
 use super::gathering::Change;
 use super::record::{self, CatchingUp};
+use super::spans;
 use super::{Roll, Slot, Stamp};
 
 /// What became of a report or a gap.
@@ -55,6 +56,10 @@ impl Roll {
         slave.advance(report.stream);
         slave.shown_mut().applied += 1;
         self.gathering.message(slave, stamp, payload, "");
+        let may_repeat = slave.catching_up.is_some();
+        let group = self.gathering.group();
+        self.rings
+            .remember(slot, &report, payload, group, may_repeat);
         if live {
             self.show(slot, report, stamp, false);
         } else {
@@ -87,20 +92,8 @@ impl Roll {
         slave.advance(gap.stream);
         slave.shown_mut().gaps += lost;
         self.gathering.message(slave, stamp, payload, "");
-        let change = Change {
-            kind: EventKind::Gap,
-            subject: None,
-            from: None,
-            to: None,
-            text: format!("gap: {lost} reports lost, {}", gap_reason(gap.reason())),
-            time_ms: if gap.from_ms > 0 {
-                gap.from_ms
-            } else {
-                stamp.wall_ms
-            },
-            replayed: true,
-        };
-        self.gathering.event(slave, stamp, change);
+        self.gathering
+            .event(slave, stamp, gap_change(gap, lost, stamp));
         self.gathering.touch(slave, slot);
         Ok(Taken::Applied)
     }
@@ -131,6 +124,8 @@ impl Roll {
             return Taken::Duplicate;
         }
         self.gathering.message(slave, stamp, payload, "");
+        let group = self.gathering.group();
+        self.rings.remember(slot, &report, payload, group, true);
         self.show(slot, report, stamp, true);
         let slave = &mut self.slaves[slot];
         self.gathering.touch(slave, slot);
@@ -215,12 +210,33 @@ fn hole(sequence: u64, expected: u64) -> Refusal {
     Refusal::for_now(ErrorCode::Hole, text, std::time::Duration::ZERO)
 }
 
+/// "gap: 12 reports, 12:00-12:40, spool full", in its place in the past.
+fn gap_change(gap: &Gap, lost: u64, stamp: Stamp) -> Change {
+    let times = (gap.from_ms > 0 && gap.to_ms >= gap.from_ms).then_some((gap.from_ms, gap.to_ms));
+    let reports = if lost == 1 { "report" } else { "reports" };
+    let mut text = format!("gap: {lost} {reports}, ");
+    if let Some(range) = times.and_then(|(from_ms, to_ms)| spans::clock_range(from_ms, to_ms)) {
+        text.push_str(&range);
+        text.push_str(", ");
+    }
+    text.push_str(gap_reason(gap.reason()));
+    Change {
+        kind: EventKind::Gap,
+        subject: None,
+        from: times.and_then(|(from_ms, _)| spans::rfc3339(from_ms)),
+        to: times.and_then(|(_, to_ms)| spans::rfc3339(to_ms)),
+        text,
+        time_ms: times.map_or(stamp.wall_ms, |(from_ms, _)| from_ms),
+        replayed: true,
+    }
+}
+
 fn gap_reason(reason: GapReason) -> &'static str {
     match reason {
         GapReason::Unknown => "for a reason that this master does not know",
-        GapReason::SpoolFull => "the slave's spool was full",
-        GapReason::Expired => "older than the slave's spool keeps them",
-        GapReason::Damaged => "a part of the slave's spool was damaged",
-        GapReason::AckedBefore => "acked before, by a master that had another state",
+        GapReason::SpoolFull => "spool full",
+        GapReason::Expired => "expired in the spool",
+        GapReason::Damaged => "spool damaged",
+        GapReason::AckedBefore => "acked before, by a master with another state",
     }
 }

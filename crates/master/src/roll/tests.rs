@@ -17,6 +17,11 @@ const RULES: PresenceRules = PresenceRules {
     reconnect_window: Duration::from_secs(60),
 };
 
+const RINGS: RingRules = RingRules {
+    reports_max: 5,
+    bytes_max: 1 << 20,
+};
+
 fn at(milliseconds: u64) -> Stamp {
     Stamp {
         at: Moment::new(Duration::from_millis(milliseconds)),
@@ -78,7 +83,7 @@ impl Disk {
             next_group: self.next_group,
             next_event: self.next_event,
         };
-        Roll::restore(durable, RULES, now.at).unwrap()
+        Roll::restore(durable, RULES, RINGS, now.at).unwrap()
     }
 }
 

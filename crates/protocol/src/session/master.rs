@@ -19,8 +19,8 @@ use core::time::Duration;
 use crate::Moment;
 use crate::limits::{
     AGENT_VERSION_BYTES_MAX, CHECK_NAME_BYTES_MAX, CHECK_TEXT_BYTES_MAX, CHECKS_MAX, ID_BYTES,
-    INTERVAL_MAX, INTERVAL_MIN, LABEL_BYTES_MAX, LABELS_MAX, PER_MESSAGE_FRAMES_MAX, STREAMS_MAX,
-    VERSION_MAX, VERSION_MIN,
+    INTERVAL_MAX, INTERVAL_MIN, LABEL_BYTES_MAX, LABELS_MAX, PER_MESSAGE_FRAMES_MAX, PREVIOUS_MAX,
+    STREAMS_MAX, VERSION_MAX, VERSION_MIN,
 };
 use crate::name;
 use crate::session::Refusal;
@@ -231,6 +231,9 @@ fn check_pending(hello: &Hello) -> Result<(), Refusal> {
     })?;
     ensure(pending.len() <= STREAMS_MAX, || {
         format!("Hello.pending must have at most {STREAMS_MAX} streams")
+    })?;
+    ensure(hello.previous.len() <= PREVIOUS_MAX, || {
+        format!("Hello.previous must have at most {PREVIOUS_MAX} streams")
     })?;
     ensure(
         hello.stream != 0

@@ -10,7 +10,8 @@ use rollcall_protocol::name;
 use rollcall_protocol::session::MasterSession;
 use rollcall_protocol::session::master::Step;
 use rollcall_protocol::wire::{
-    ErrorCode, Hello, Mode, Pending, Report, SlaveGoodbye, ToMaster, to_master::Kind,
+    Check, ErrorCode, Gap, Hello, Mode, Pending, Report, SlaveGoodbye, Status, ToMaster,
+    to_master::Kind,
 };
 
 use crate::messages;
@@ -153,10 +154,13 @@ fn refused(hello: Hello) -> ErrorCode {
     refusal.expect_err("out of range").code
 }
 
+/// Puts something out of range.
+type Change<M> = fn(&mut M);
+
 #[test]
 fn each_field_of_hello_has_its_range() {
     let good = || hello(Mode::Pooled, 0);
-    let changes: [(&str, fn(&mut Hello)); 14] = [
+    let changes: [(&str, Change<Hello>); 14] = [
         ("id", |hello| hello.slave_id.truncate(15)),
         ("name", |hello| hello.name.push('-')),
         ("interval", |hello| hello.interval_ms = 9),
@@ -164,7 +168,7 @@ fn each_field_of_hello_has_its_range() {
         ("mode", |hello| hello.mode = 2),
         ("frames", |hello| hello.frames = 17),
         ("agent version", |hello| {
-            hello.agent_version = "x".repeat(65)
+            hello.agent_version = "x".repeat(65);
         }),
         ("stream 0", |hello| {
             hello.stream = 0;
@@ -175,7 +179,7 @@ fn each_field_of_hello_has_its_range() {
         ("next sequence", |hello| hello.next_sequence = 0),
         ("first", |hello| hello.pending[0].first = 1 << 63),
         ("streams", |hello| {
-            hello.pending = vec![hello.pending[0]; 33]
+            hello.pending = vec![hello.pending[0]; 33];
         }),
         ("labels", |hello| {
             hello.labels = (0..33).map(|n| (n.to_string(), String::new())).collect();
@@ -204,6 +208,74 @@ fn each_field_of_hello_has_its_range() {
             .handle_message(message(Kind::Hello(newer)))
             .is_ok()
     );
+}
+
+/// What an open session of stream 7 says to `kind`.
+fn answer(kind: Kind) -> Option<ErrorCode> {
+    let mut session = session();
+    session
+        .handle_message(message(Kind::Hello(hello(Mode::Pooled, 0))))
+        .expect("in range");
+    let answer = session.handle_message(message(kind));
+    answer.err().map(|refusal| refusal.code)
+}
+
+#[test]
+fn each_field_of_a_report_has_its_range() {
+    let good = || Report {
+        stream: 7,
+        sequence: 1,
+        status: Some(Status {
+            checks: vec![Check {
+                name: "n".repeat(128),
+                text: "t".repeat(1024),
+                ..Check::default()
+            }],
+        }),
+        ..Report::default()
+    };
+    fn check(report: &mut Report) -> &mut Vec<Check> {
+        &mut report.status.as_mut().expect("it has one").checks
+    }
+    let changes: [(&str, Change<Report>); 6] = [
+        ("sequence", |report| report.sequence = 0),
+        ("sequence", |report| report.sequence = 1 << 63),
+        ("checks", |report| {
+            let one = check(report)[0].clone();
+            *check(report) = vec![one; 257];
+        }),
+        ("no name", |report| check(report)[0].name.clear()),
+        ("name", |report| check(report)[0].name.push('n')),
+        ("text", |report| check(report)[0].text.push('t')),
+    ];
+    assert_eq!(answer(Kind::Report(good())), None);
+    for (what, change) in changes {
+        let mut report = good();
+        change(&mut report);
+        let code = answer(Kind::Report(report));
+        assert_eq!(code, Some(ErrorCode::Invalid), "{what}");
+    }
+    let mut strange = good();
+    strange.stream = 8;
+    assert_eq!(answer(Kind::Report(strange)), Some(ErrorCode::Protocol));
+}
+
+#[test]
+fn each_field_of_a_gap_has_its_range() {
+    let gap = |stream, first, last| {
+        answer(Kind::Gap(Gap {
+            stream,
+            first,
+            last,
+            ..Gap::default()
+        }))
+    };
+    assert_eq!(gap(7, 1, i64::MAX.unsigned_abs()), None);
+    for (first, last) in [(0, 1), (2, 1), (1, 1 << 63), (1 << 63, 1 << 63)] {
+        let code = gap(7, first, last);
+        assert_eq!(code, Some(ErrorCode::Invalid), "{first} to {last}");
+    }
+    assert_eq!(gap(8, 1, 1), Some(ErrorCode::Protocol));
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn hello() -> impl Strategy<Value = Hello> {
         vec(pending(), 0..5),
         number(),
         btree_map(text(), text(), 0..4),
+        vec(stream(), 0..9),
     );
     (identity, rest, lists).prop_map(|(identity, rest, lists)| Hello {
         version_min: identity.0,
@@ -60,6 +61,7 @@ fn hello() -> impl Strategy<Value = Hello> {
         pending: lists.0,
         frames: lists.1,
         labels: lists.2,
+        previous: lists.3,
     })
 }
 

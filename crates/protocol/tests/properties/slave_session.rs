@@ -10,7 +10,9 @@ use rollcall_protocol::session::SlaveSession;
 use rollcall_protocol::session::slave::{
     Pick, Silence, SlaveTimeouts, Step, clock_offset_ms, payload_bytes_max,
 };
-use rollcall_protocol::wire::{Ack, GapReason, Mark, Pending, ToSlave, Welcome, to_slave::Kind};
+use rollcall_protocol::wire::{
+    Ack, Gap, GapReason, Mark, Pending, ToSlave, Welcome, to_slave::Kind,
+};
 
 use crate::messages;
 
@@ -186,7 +188,8 @@ fn send_all(
                 prop_assert!(!live || entry == newest);
                 session.handle_sent(pick, 1, entry, at(now));
                 prop_assert_eq!(session.sent(), entry);
-                prop_assert!(session.in_flight() <= usize::try_from(window).unwrap());
+                let limit = usize::try_from(window).unwrap_or(usize::MAX);
+                prop_assert!(session.in_flight() <= limit);
             }
         }
         prop_assert!(!gone, "something after the goodbye");
@@ -199,9 +202,6 @@ fn check_deadline(session: &mut SlaveSession) -> Result<(), TestCaseError> {
         None => prop_assert!(session.is_open() && session.in_flight() == 0),
         Some(deadline) => {
             let before = deadline - Duration::from_millis(1);
-            prop_assert!(
-                before >= at(now) || session.handle_timeout(at(now)).is_err() || deadline > at(now)
-            );
             prop_assert_eq!(session.handle_timeout(before), Ok(()));
             prop_assert!(session.handle_timeout(deadline).is_err());
         }

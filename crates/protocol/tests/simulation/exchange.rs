@@ -256,7 +256,10 @@ impl Exchange {
                     world.oracle.counts.add("holes_explained");
                     return Some(self.done());
                 }
-                assert!(error.retry || error.code() == ErrorCode::Timeout, "{error:?}");
+                assert!(
+                    error.retry || error.code() == ErrorCode::Timeout,
+                    "{error:?}"
+                );
                 let after = millis(error.retry_after_ms);
                 self.window = error.retry.then_some((after, after * 2));
                 return Some(self.lost());
@@ -332,7 +335,8 @@ impl Exchange {
             }
             Pick::InOrder { live, .. } => {
                 let entry = next.expect("it was picked");
-                self.session.handle_sent(pick, entry.stream, entry.last, world.now);
+                self.session
+                    .handle_sent(pick, entry.stream, entry.last, world.now);
                 Some(match entry.body {
                     Body::Report(number) => Kind::Report(report(&entry, number, live)),
                     Body::Gap(reason) => Kind::Gap(entry.to_gap(reason)),

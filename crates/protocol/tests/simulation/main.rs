@@ -2,7 +2,7 @@
 //! crashes, restarts and lost disks, under a virtual clock.
 //!
 //! Every run follows from its seed. `ROLLCALL_SIMULATION_SEED=17 cargo test -p rollcall-protocol
-//! --test simulation` runs only that one.
+//! --test simulation` runs only that one, `ROLLCALL_SIMULATION_SEEDS=10000` runs more of them.
 
 mod exchange;
 mod master;
@@ -19,8 +19,10 @@ use world::World;
 
 /// Names the one seed to run.
 const SEED: &str = "ROLLCALL_SIMULATION_SEED";
-/// How many seeds run otherwise.
+/// How many seeds run otherwise, …
 const SEEDS: u64 = 300;
+/// … unless this says more.
+const SEED_COUNT: &str = "ROLLCALL_SIMULATION_SEEDS";
 
 /// What must have happened for the runs to mean anything.
 const MUST_HAPPEN: &[&str] = &[
@@ -74,8 +76,10 @@ fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
         println!("{counts:#?}");
         return;
     }
+    let seeds = std::env::var(SEED_COUNT).ok();
+    let seeds = seeds.and_then(|count| count.parse().ok()).unwrap_or(SEEDS);
     let mut all = Counts::default();
-    for seed in 0..SEEDS {
+    for seed in 0..seeds {
         match catch_unwind(AssertUnwindSafe(|| World::new(seed).run())) {
             Ok(counts) => {
                 for (what, count) in counts.0 {
@@ -90,7 +94,10 @@ fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
     }
     println!("{all:#?}");
     for what in MUST_HAPPEN {
-        assert!(all.0.contains_key(what), "{what} never happened in {SEEDS} runs");
+        assert!(
+            all.0.contains_key(what),
+            "{what} never happened in {seeds} runs"
+        );
     }
 }
 

@@ -1,22 +1,21 @@
 //! A master as the daemon is one: peek, apply, commit a group, consume, ack. Its disk is what was
 //! committed.
 
+mod roll;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 use rollcall_protocol::Moment;
 use rollcall_protocol::frame::{self, Frames};
-use rollcall_protocol::ledger::{Admission, Ledger, Opening};
+use rollcall_protocol::ledger::Ledger;
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
-use rollcall_protocol::session::master::Step;
 use rollcall_protocol::session::{MasterSession, Refusal};
-use rollcall_protocol::wire::{
-    Ack, ErrorCode, Hello, Mark, MasterGoodbye, Resync, ToMaster, ToSlave, Welcome, to_slave::Kind,
-};
+use rollcall_protocol::wire::{Ack, Mark, MasterGoodbye, ToMaster, ToSlave, to_slave::Kind};
 
 use crate::network::{ConnId, Network, Way};
-use crate::oracle::{Applied, Oracle, What};
+use crate::oracle::Oracle;
 
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
@@ -135,7 +134,10 @@ impl Master {
     /// When something is to be done although nothing arrives.
     pub(crate) fn next_wake(&self) -> Option<Moment> {
         let links = self.links.values().flat_map(|link| {
-            let silent = link.session.deadline().filter(|_| link.linger_until.is_none());
+            let silent = link
+                .session
+                .deadline()
+                .filter(|_| link.linger_until.is_none());
             [silent, link.linger_until]
         });
         let commit = self.commit.as_ref().map(|commit| commit.done_at);
@@ -150,7 +152,11 @@ impl Master {
             }
             self.restart_at = None;
         }
-        if self.commit.as_ref().is_some_and(|commit| commit.done_at <= world.now) {
+        if self
+            .commit
+            .as_ref()
+            .is_some_and(|commit| commit.done_at <= world.now)
+        {
             let commit = self.commit.take().expect("it was there");
             self.finish(commit, world.oracle);
         }
@@ -287,142 +293,6 @@ impl Master {
         }
     }
 
-    fn apply(
-        &mut self,
-        connection: ConnId,
-        link: &mut Link,
-        step: Step,
-        read: &mut Read,
-        world: &mut Surroundings<'_>,
-    ) -> Result<(), Refusal> {
-        if let Step::Opened(hello) = step {
-            return self.open(connection, link, &hello, read, world);
-        }
-        let slave = link.slave.expect("only an open session speaks");
-        let holds = |holder: &&mut Holder| holder.connection == connection;
-        let Some(holder) = self.holders.get_mut(&slave).filter(holds) else {
-            world.oracle.counts.add("remnants_closed");
-            read.end = Some(Ending::Complete);
-            return Ok(());
-        };
-        holder.heard = world.now;
-        let (stream, what) = match step {
-            Step::Report(report) if report.preview => {
-                self.dirty = true;
-                return Ok(());
-            }
-            Step::Report(report) => {
-                let number = report.time_ms.unsigned_abs();
-                (report.stream, What::Report(report.sequence, number))
-            }
-            Step::Gap(gap) => (gap.stream, What::Gap(gap.first, gap.last)),
-            Step::Goodbye(_) => {
-                world.oracle.counts.add("slave_goodbyes");
-                let marks = self.ledgers[&slave].marks().to_vec();
-                read.answers.push(Kind::Goodbye(goodbye(marks)));
-                self.dirty = true;
-                return Ok(());
-            }
-            Step::Opened(_) | Step::Skipped => return Ok(()),
-        };
-        self.admit(Applied { slave, stream, what }, world.oracle)?;
-        let sequence = self.ledgers[&slave].mark(stream).expect("it was admitted");
-        match read.marks.iter_mut().find(|mark| mark.stream == stream) {
-            Some(mark) => mark.sequence = sequence,
-            None => read.marks.push(Mark { stream, sequence }),
-        }
-        Ok(())
-    }
-
-    fn admit(&mut self, applied: Applied, oracle: &mut Oracle) -> Result<(), Refusal> {
-        let ledger = self.ledgers.entry(applied.slave).or_default();
-        let admission = match applied.what {
-            What::Begin(_) => return Ok(()),
-            What::Report(sequence, _) => ledger.admit(applied.stream, sequence),
-            What::Gap(first, last) => ledger.admit_range(applied.stream, first, last),
-        };
-        match admission {
-            Admission::Apply => {
-                self.dirty = true;
-                oracle.applied(applied);
-                Ok(())
-            }
-            Admission::Duplicate => {
-                oracle.counts.add("duplicates");
-                Ok(())
-            }
-            Admission::Ahead { .. } => {
-                oracle.counts.add("holes_refused");
-                let code = ErrorCode::Hole;
-                Err(Refusal::for_now(code, "a hole", Duration::from_millis(10)))
-            }
-        }
-    }
-
-    fn open(
-        &mut self,
-        connection: ConnId,
-        link: &mut Link,
-        hello: &Hello,
-        read: &mut Read,
-        world: &mut Surroundings<'_>,
-    ) -> Result<(), Refusal> {
-        let slave = hello.slave_id[0];
-        if let Some(holder) = self.holders.get(&slave)
-            && holder.stream != hello.stream
-            && world.now.saturating_since(holder.heard) < ANSWERS
-        {
-            world.oracle.counts.add("id_conflicts");
-            let code = ErrorCode::IdConflict;
-            return Err(Refusal::for_now(code, "two slaves", Duration::from_millis(100)));
-        }
-        let ledger = self.ledgers.entry(slave).or_default();
-        let unknown = |pending: &&rollcall_protocol::wire::Pending| ledger.mark(pending.stream).is_none();
-        let unknown: Vec<_> = hello.pending.iter().filter(unknown).copied().collect();
-        if let Opening::Backwards { applied } = ledger.open(hello) {
-            world.oracle.counts.add("resyncs");
-            read.answers.push(Kind::Resync(Resync {
-                stream: hello.stream,
-                sequence: applied,
-            }));
-            read.end = Some(Ending::Complete);
-            return Ok(());
-        }
-        let mark = |stream| Mark {
-            stream,
-            sequence: ledger.mark(stream).expect("it is open"),
-        };
-        let marks = hello.pending.iter().map(|pending| mark(pending.stream)).collect();
-        for pending in unknown {
-            world.oracle.applied(Applied {
-                slave,
-                stream: pending.stream,
-                what: What::Begin(pending.first - 1),
-            });
-        }
-        self.dirty = true;
-        link.slave = Some(slave);
-        let holder = Holder {
-            connection,
-            stream: hello.stream,
-            heard: world.now,
-        };
-        if self.holders.insert(slave, holder).is_some() {
-            world.oracle.counts.add("sessions_taken_over");
-        }
-        read.answers.push(Kind::Welcome(Welcome {
-            version: 1,
-            master_id: vec![9; 16],
-            master_version: "sim".into(),
-            marks,
-            max_frame_bytes: 65_532,
-            window: self.window,
-            back_min_ms: BACK_MS.0,
-            back_max_ms: BACK_MS.1,
-        }));
-        Ok(())
-    }
-
     /// What was read is durable: takes it out of the kernel and answers.
     fn settle(
         &mut self,
@@ -470,7 +340,10 @@ impl Master {
 
     fn release(&mut self, connection: ConnId, link: &Link) {
         if let Some(slave) = link.slave
-            && self.holders.get(&slave).is_some_and(|holder| holder.connection == connection)
+            && self
+                .holders
+                .get(&slave)
+                .is_some_and(|holder| holder.connection == connection)
         {
             self.holders.remove(&slave);
         }
@@ -541,7 +414,11 @@ impl Master {
     /// It starts again on a copy of its disk, or on an empty one.
     pub(crate) fn replace_disk(&mut self, empty: bool, world: &mut Surroundings<'_>) {
         self.crash(Duration::from_millis(50), world);
-        let backup = if empty { Disk::default() } else { self.backup.clone() };
+        let backup = if empty {
+            Disk::default()
+        } else {
+            self.backup.clone()
+        };
         world.oracle.disk_replaced(backup.log_len);
         self.ledgers = backup.ledgers.clone();
         self.disk = backup.clone();

@@ -322,7 +322,9 @@ impl Oracle {
         }
         for (number, (place, fate)) in &self.reports {
             match (fate, contents.get(place)) {
-                (Fate::Spooled | Fate::GivenUp, _) => panic!("report {number} at {place:?} is still spooled"),
+                (Fate::Spooled | Fate::GivenUp, _) => {
+                    panic!("report {number} at {place:?} is still spooled")
+                }
                 (Fate::Destroyed, _) => self.counts.add("reports_destroyed_with_a_disk"),
                 (Fate::LetGo, Some(Some(applied))) if applied == number => {
                     self.counts.add("reports_applied");
@@ -344,9 +346,9 @@ impl Applied {
     /// The sequences that this filled, with the report's number if it is one.
     fn contents(self) -> impl Iterator<Item = (u64, Option<u64>)> {
         let (range, number) = match self.what {
-            What::Begin(_) => (1..=0, None),
-            What::Report(sequence, number) => (sequence..=sequence, Some(number)),
-            What::Gap(first, last) => (first..=last, None),
+            What::Begin(_) => (0..0, None),
+            What::Report(sequence, number) => (sequence..sequence + 1, Some(number)),
+            What::Gap(first, last) => (first..last + 1, None),
         };
         range.map(move |sequence| (sequence, number))
     }

@@ -63,7 +63,11 @@ pub(crate) struct Slave {
 
 impl Slave {
     pub(crate) fn new(id: u8, mut rng: Rng) -> Self {
-        let mode = if rng.bool() { Mode::Pooled } else { Mode::PerMessage };
+        let mode = if rng.bool() {
+            Mode::Pooled
+        } else {
+            Mode::PerMessage
+        };
         Self {
             id,
             mode,
@@ -116,7 +120,9 @@ impl Slave {
                 let Some(over) = over else {
                     return false;
                 };
-                world.network.close(exchange.connection(), crate::network::Way::Up);
+                world
+                    .network
+                    .close(exchange.connection(), crate::network::Way::Up);
                 world.network.drop_end(exchange.connection());
                 self.after(over, world);
             }
@@ -131,7 +137,9 @@ impl Slave {
             let number = *world.next_number;
             *world.next_number += 1;
             let sequence = self.spool.append(number);
-            world.oracle.spooled(self.id, self.spool.stream, sequence, number);
+            world
+                .oracle
+                .spooled(self.id, self.spool.stream, sequence, number);
             self.next_report = Some(world.now + self.interval);
         }
     }
@@ -173,7 +181,9 @@ impl Slave {
                 let new = self.rng.u64(1..);
                 let moves = self.spool.restream(stream, new);
                 let streams = (stream, new);
-                world.oracle.restreamed(self.id, streams, &moves, &self.spool);
+                world
+                    .oracle
+                    .restreamed(self.id, streams, &moves, &self.spool);
                 self.pause(world);
             }
             Over::Told { told, .. } => {

@@ -62,8 +62,14 @@ impl World {
             if self.is_settled() {
                 break;
             }
-            let next = self.next_wake().expect("an unsettled world has something to wait for");
-            assert!(next > self.now, "{next:?} has been handled, and it is {:?}", self.now);
+            let next = self
+                .next_wake()
+                .expect("an unsettled world has something to wait for");
+            assert!(
+                next > self.now,
+                "{next:?} has been handled, and it is {:?}",
+                self.now
+            );
             assert!(
                 next <= deadline,
                 "not settled at {:?}: {:#?}",

@@ -143,6 +143,10 @@ fn hellos() -> Vec<Example> {
         labels: labels(&[("rack", "b7"), ("role", "web"), ("", "")]),
         ..pooled.clone()
     };
+    let successor = Hello {
+        previous: vec![OLD_STREAM, u64::MAX],
+        ..pooled.clone()
+    };
     let extremes = Hello {
         version_max: u32::MAX,
         name: "a".repeat(63),
@@ -158,6 +162,7 @@ fn hellos() -> Vec<Example> {
         example("hello", [hello(full)]),
         example("hello-pooled", [hello(pooled)]),
         example("hello-per-message", [hello(per_message)]),
+        example("hello-successor", [hello(successor)]),
         example("hello-extremes", [hello(extremes)]),
         example("hello-default", [hello(Hello::default())]),
     ]

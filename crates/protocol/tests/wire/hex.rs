@@ -8,7 +8,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<u8>, String> {
         .flat_map(str::chars)
         .filter(|character| !character.is_whitespace())
         .collect();
-    if !digits.is_ascii() || digits.len() % 2 != 0 {
+    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
         return Err(format!("{} digits are no bytes", digits.len()));
     }
     (0..digits.len())

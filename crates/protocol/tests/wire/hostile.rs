@@ -90,7 +90,8 @@ fn stuffed(around: &[u32], field: u32) -> Vec<u8> {
 fn decode(payload: &[u8]) -> to_master::Kind {
     assert!(payload.len() <= FRAME_PAYLOAD_BYTES_MAX);
     assert!(payload.len() > FRAME_PAYLOAD_BYTES_MAX - 32);
-    ToMaster::decode(payload).unwrap().kind.unwrap()
+    let message = ToMaster::decode(payload).expect("it is stuffed, and valid");
+    message.kind.expect("a known kind")
 }
 
 #[test]

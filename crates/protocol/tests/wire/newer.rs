@@ -11,10 +11,12 @@ use crate::hex;
 use std::time::Duration;
 
 fn decode<M: prost::Message + Default>(text: &str) -> M {
-    let bytes = hex::parse(text).unwrap();
-    let frame = Frame::peek(&bytes, 100).unwrap().expect("a whole frame");
+    let bytes = hex::parse(text).expect("bytes");
+    let frame = Frame::peek(&bytes, 100)
+        .expect("a frame")
+        .expect("a whole one");
     assert_eq!(frame.taken, bytes.len());
-    frame.decode().unwrap()
+    frame.decode().expect("a message")
 }
 
 #[test]

@@ -14,13 +14,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::group::Group;
@@ -28,10 +29,14 @@ use super::output::Drain;
 
 /// How long a group may take to end by itself after SIGTERM.
 pub(crate) const TERM_GRACE: Duration = Duration::from_secs(2);
-/// How long a process may take to vanish after SIGKILL before it counts as stuck in the kernel.
+/// How long a process may take to vanish after SIGKILL, or to come into being when it is no longer
+/// wanted, before it counts as stuck in the kernel.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 /// How long to read on when the group is dead: a process that left the group may hold the pipe.
 const DRAIN_WAIT: Duration = Duration::from_millis(200);
+
+/// How much later than its children the agent may learn that it is to stop.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 
 /// What to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,34 +106,53 @@ impl Remains {
 /// Runs `program` to its end, its timeout or `cancel`, whichever is first. When this returns, its
 /// whole group is gone, save for [`Remains`]. If the future is dropped, the group is killed.
 pub(crate) async fn run(program: &Program, cancel: &CancellationToken) -> (Run, Option<Remains>) {
-    let deadline = tokio::time::Instant::now() + program.timeout;
+    if cancel.is_cancelled() {
+        return (Run::silent(Ended::Cancelled), None);
+    }
+    let deadline = Instant::now() + program.timeout;
     // Before the start, so that no exit is missed.
     let exits = match signal(SignalKind::child()) {
         Ok(exits) => exits,
         Err(error) => return (Run::silent(Ended::Failed(error)), None),
     };
+    match start_until(program, deadline, cancel).await {
+        Ok(started) => watch(program, started, exits, deadline, cancel).await,
+        Err((ended, remains)) => (Run::silent(ended), remains),
+    }
+}
+
+/// The first half of [`run`]: to a started child, or to why there is none.
+async fn start_until(
+    program: &Program,
+    deadline: Instant,
+    cancel: &CancellationToken,
+) -> Result<Started, (Ended, Option<Remains>)> {
     let mut starting = start(program);
-    let started = tokio::select! {
+    let in_time = tokio::select! {
         biased;
-        started = &mut starting => started,
-        () = cancel.cancelled() => {
-            return (Run::silent(Ended::Cancelled), Some(Remains::Starting(starting)));
-        }
-        () = tokio::time::sleep_until(deadline) => {
-            return (Run::silent(Ended::TimedOut(program.timeout)), Some(Remains::Starting(starting)));
-        }
+        started = &mut starting => Some(started),
+        () = cancel.cancelled() => None,
+        () = sleep_until(deadline) => None,
     };
-    let started = match started {
-        Ok(Ok(started)) => started,
-        Ok(Err(error)) => return (Run::silent(Ended::Failed(error)), None),
-        Err(_) => {
-            return (
-                Run::silent(Ended::Failed(io::Error::other("its thread ended"))),
-                None,
-            );
-        }
+    let started = match in_time {
+        Some(started) => started,
+        // It may run already, and is to be ended like any other.
+        None => match timeout(KILL_WAIT, &mut starting).await {
+            Ok(started) => started,
+            Err(_) if cancel.is_cancelled() => {
+                return Err((Ended::Cancelled, Some(Remains::Starting(starting))));
+            }
+            Err(_) => {
+                let ended = Ended::TimedOut(program.timeout);
+                return Err((ended, Some(Remains::Starting(starting))));
+            }
+        },
     };
-    watch(program, started, exits, deadline, cancel).await
+    match started {
+        Ok(Ok(started)) => Ok(started),
+        Ok(Err(error)) => Err((Ended::Failed(error), None)),
+        Err(_) => Err((Ended::Failed(io::Error::other("its thread ended")), None)),
+    }
 }
 
 /// The second half of [`run`]: a started child to its end.
@@ -136,7 +160,7 @@ async fn watch(
     program: &Program,
     started: Started,
     mut exits: Signals,
-    deadline: tokio::time::Instant,
+    deadline: Instant,
     cancel: &CancellationToken,
 ) -> (Run, Option<Remains>) {
     let mut group = started.group;
@@ -148,7 +172,7 @@ async fn watch(
         biased;
         () = group.exited(&mut exits) => None,
         () = cancel.cancelled() => Some(Ended::Cancelled),
-        () = tokio::time::sleep_until(deadline) => Some(Ended::TimedOut(program.timeout)),
+        () = sleep_until(deadline) => Some(Ended::TimedOut(program.timeout)),
         never = drain.forever() => match never {},
     };
     if early.is_some() {
@@ -157,10 +181,10 @@ async fn watch(
     }
     group.signal(Signal::KILL);
     wait(&mut group, &mut exits, &mut drain, KILL_WAIT).await;
-    let _ = tokio::time::timeout(DRAIN_WAIT, drain.read_to_end()).await;
+    let _ = timeout(DRAIN_WAIT, drain.read_to_end()).await;
     let (stdout, stderr) = drain.into_output();
     let (ended, remains) = match (group.reap(), early) {
-        (Ok(Some(status)), None) => (Ended::Exited(status), None),
+        (Ok(Some(status)), None) => (by_itself_or_by_stop(status, cancel).await, None),
         (Err(error), None) => (Ended::Failed(error), None),
         (Ok(Some(_)) | Err(_), Some(early)) => (early, None),
         (Ok(None), early) => (
@@ -178,12 +202,22 @@ async fn watch(
     )
 }
 
+/// Whoever stops the agent may send the signal to its children at the same time (systemd does so to
+/// all of a unit): an exit by such a signal waits a moment for the agent's own word.
+async fn by_itself_or_by_stop(status: ExitStatus, cancel: &CancellationToken) -> Ended {
+    let stops = [Signal::HUP, Signal::INT, Signal::TERM].map(|signal| Some(signal.as_raw()));
+    if stops.contains(&status.signal()) && timeout(STOP_WAIT, cancel.cancelled()).await.is_ok() {
+        return Ended::Cancelled;
+    }
+    Ended::Exited(status)
+}
+
 /// Waits for the leader's exit, for `time` at most, while the pipes are drained.
 async fn wait(group: &mut Group, exits: &mut Signals, drain: &mut Drain, time: Duration) {
     tokio::select! {
         biased;
         () = group.exited(exits) => {}
-        () = tokio::time::sleep(time) => {}
+        () = sleep(time) => {}
         never = drain.forever() => match never {},
     }
 }

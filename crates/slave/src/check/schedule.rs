@@ -178,10 +178,10 @@ async fn repeat(
             sleep_until(due).await;
             permits.acquire().await
         };
-        // A run ends by itself when it is cancelled: its group has to be ended first.
         let Some(Ok(permit)) = cancel.run_until_cancelled(turn).await else {
             return;
         };
+        // A run ends by itself when it is cancelled: its group has to be ended first.
         let begun = clock::boot();
         let (run, remains) = child::run(&job.program, &cancel).await;
         let Some(finding) = job.judge(&run) else {

@@ -1,12 +1,10 @@
 //! Against real shell scripts.
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::time::timeout;
 
 use super::*;
 use crate::check::output::BYTES_MAX;
@@ -173,7 +171,7 @@ async fn the_whole_group_is_ended_on_timeout() {
 async fn who_ignores_sigterm_is_killed_after_the_grace() {
     let script = Script::new("trap '' TERM; echo $$ > $DIR/pid; while :; do sleep 1; done")
         .with_timeout(Duration::from_millis(100));
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let run = run_to_end(&script).await;
     assert!(matches!(run.ended, Ended::TimedOut(_)));
     assert!(begun.elapsed() >= TERM_GRACE);
@@ -184,7 +182,7 @@ async fn who_ignores_sigterm_is_killed_after_the_grace() {
 async fn sigterm_may_be_used_to_tidy_up() {
     let script = Script::new("trap 'echo tidied; exit 0' TERM; sleep 1000 & wait")
         .with_timeout(Duration::from_millis(200));
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let run = run_to_end(&script).await;
     assert!(matches!(run.ended, Ended::TimedOut(_)));
     assert_eq!(run.stdout, b"tidied\n");
@@ -233,6 +231,29 @@ async fn a_cancelled_run_ends_its_group() {
     assert!(matches!(run.ended, Ended::Cancelled));
     assert!(remains.is_none());
     dies(pid).await;
+}
+
+#[tokio::test]
+async fn a_child_that_is_stopped_together_with_the_agent_is_cancelled() {
+    let script = Script::new("kill -TERM $$");
+    let cancel = CancellationToken::new();
+    let stopping = async {
+        sleep(Duration::from_millis(300)).await;
+        cancel.cancel();
+    };
+    let ((with_agent, _), ()) = tokio::join!(run(&script.program, &cancel), stopping);
+    assert!(matches!(with_agent.ended, Ended::Cancelled));
+    let alone = run_to_end(&script).await;
+    assert!(matches!(alone.ended, Ended::Exited(status) if status.signal() == Some(15)));
+}
+
+#[tokio::test]
+async fn nothing_is_started_after_the_cancel() {
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    let (run, remains) = run(&Script::new("").program, &cancel).await;
+    assert!(matches!(run.ended, Ended::Cancelled));
+    assert!(remains.is_none(), "it has begun to start");
 }
 
 #[tokio::test]

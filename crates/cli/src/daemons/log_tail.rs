@@ -16,7 +16,7 @@ const BYTES: u64 = 64 * 1024;
 const KNOWN: [&str; 5] = ["timestamp", "level", "target", "event", "message"];
 
 /// The last lines of the log at `path`, indented; what can't be read is said instead.
-pub(super) fn tail(path: &Path) -> String {
+pub(crate) fn tail(path: &Path) -> String {
     let text = match read_end(path) {
         Ok(text) => text,
         Err(error) => return format!("  (can't read {}: {error})", path.display()),

@@ -12,18 +12,18 @@ const HTTP: u16 = 7413;
 
 /// The addresses of one master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ports {
+pub(crate) struct Ports {
     /// For slaves.
-    pub(super) slaves: SocketAddr,
+    pub(crate) slaves: SocketAddr,
     /// For HTTP.
-    pub(super) http: SocketAddr,
+    pub(crate) http: SocketAddr,
     are_free_asked_for: bool,
 }
 
 /// No port can be had.
 #[derive(Debug, thiserror::Error)]
 #[error("can't get a port on {address}")]
-pub(super) struct PortsError {
+pub(crate) struct PortsError {
     address: SocketAddr,
     #[source]
     source: io::Error,
@@ -31,7 +31,7 @@ pub(super) struct PortsError {
 
 impl Ports {
     /// Two ports that are free at this moment.
-    pub(super) fn pick(are_free_asked_for: bool) -> Result<Self, PortsError> {
+    pub(crate) fn pick(are_free_asked_for: bool) -> Result<Self, PortsError> {
         let usual = |port| if are_free_asked_for { 0 } else { port };
         // Both are held until both are known, so that they differ.
         let slaves = bind(usual(SLAVES))?;
@@ -44,7 +44,7 @@ impl Ports {
     }
 
     /// What is not as usual.
-    pub(super) fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         if self.are_free_asked_for {
             return Vec::new();
         }
@@ -61,12 +61,12 @@ impl Ports {
     }
 
     /// Whether the other commands find the master by themselves.
-    pub(super) fn is_default_http(&self) -> bool {
+    pub(crate) fn is_default_http(&self) -> bool {
         self.http.port() == HTTP
     }
 
     /// Where the master answers.
-    pub(super) fn url(&self) -> MasterUrl {
+    pub(crate) fn url(&self) -> MasterUrl {
         MasterUrl::from(self.http)
     }
 }

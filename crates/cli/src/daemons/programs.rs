@@ -3,24 +3,24 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::children::Role;
+use super::Role;
 
 /// The daemons of this build, and this program itself.
 #[derive(Debug)]
-pub(super) struct Programs {
+pub(crate) struct Programs {
     master: PathBuf,
     slave: PathBuf,
 }
 
 /// They are not all there.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProgramsError {
+pub(crate) enum ProgramsError {
     /// This program does not know where it is.
     #[error("can't find out where this program is")]
     Nowhere(#[source] std::io::Error),
     /// A daemon is not where it should be.
     #[error(
-        "{} is not there: `up` starts the daemons that lie beside this program.\n  In the source tree, build them: cargo build{}",
+        "{} is not there: the daemons that lie beside this program are started.\n  In the source tree, build them: cargo build{}",
         path.display(), if *is_release { " --release" } else { "" }
     )]
     Missing {
@@ -33,7 +33,7 @@ pub(super) enum ProgramsError {
 
 impl Programs {
     /// Looks for both.
-    pub(super) fn find() -> Result<Self, ProgramsError> {
+    pub(crate) fn find() -> Result<Self, ProgramsError> {
         let own = env::current_exe().map_err(ProgramsError::Nowhere)?;
         let folder = own.parent().unwrap_or(Path::new("/"));
         let find = |role: Role| {
@@ -54,7 +54,7 @@ impl Programs {
     }
 
     /// The daemon of that role.
-    pub(super) fn path(&self, role: Role) -> &Path {
+    pub(crate) fn path(&self, role: Role) -> &Path {
         match role {
             Role::Master => &self.master,
             Role::Slave => &self.slave,

@@ -1,4 +1,4 @@
-//! The daemons as children of `rollcall up`, and how they are kept from outliving it.
+//! A daemon as a child of this program, and how it is kept from outliving it.
 //!
 //! Every way out of this program ends them in order: the main thread owns them, and dropping one
 //! ends it. That leaves the ways on which no code of ours runs any more (SIGKILL, abort). For
@@ -19,7 +19,6 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
@@ -33,47 +32,28 @@ use rustix::process::{
     set_parent_process_death_signal,
 };
 
-use super::log_tail;
-use super::watch::Happening;
+use super::{Role, STOP_MAX, log_tail};
 use crate::args::UpChildArgs;
 
-/// Which of the two.
+/// What becomes of the log that an earlier daemon has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Keeps the roll.
-    Master,
-    /// Reports.
-    Slave,
-}
-
-impl Role {
-    /// In messages and names of files.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Master => "master",
-            Self::Slave => "slave",
-        }
-    }
-
-    /// The name of its executable.
-    pub(super) fn program(self) -> &'static str {
-        match self {
-            Self::Master => "rollcall-master",
-            Self::Slave => "rollcall-slave",
-        }
-    }
+pub(crate) enum Log {
+    /// It is kept beside the new one.
+    Fresh,
+    /// The new one goes on with it.
+    Continued,
 }
 
 /// How a daemon that was asked to end did so.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ending {
+pub(crate) struct Ending {
     status: ExitStatus,
     was_killed: bool,
 }
 
 impl Ending {
     /// Whether it ended as asked: by itself and well, or by SIGTERM before it listened to signals.
-    pub(super) fn is_clean(self) -> bool {
+    pub(crate) fn is_clean(self) -> bool {
         let is_early = self.status.signal() == Some(Signal::TERM.as_raw());
         !self.was_killed && (self.status.success() || is_early)
     }
@@ -81,7 +61,7 @@ impl Ending {
 
 /// A daemon that was started here. Dropping it ends it.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     role: Role,
     child: Child,
     // Names the process for as long as it is open, also when the pid is given to another one.
@@ -93,13 +73,15 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Starts `program` with `--config config`; all that it prints goes to `log`. To be called on
     /// the main thread.
-    pub(super) fn start(
+    pub(crate) fn start(
         role: Role,
         program: &Path,
         config: &Path,
         log: &Path,
+        kept: Log,
     ) -> anyhow::Result<Self> {
-        let output = fresh_log(log).with_context(|| format!("can't write {}", log.display()))?;
+        let output =
+            open_log(log, kept).with_context(|| format!("can't write {}", log.display()))?;
         let own = std::env::current_exe().context("can't find out where this program is")?;
         let parent = std::process::id().to_string();
         let mut child = Command::new(own)
@@ -132,43 +114,63 @@ impl Daemon {
     }
 
     /// Which one it is.
-    pub(super) fn role(&self) -> Role {
+    pub(crate) fn role(&self) -> Role {
         self.role
     }
 
     /// Its process id.
-    pub(super) fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         Pid::from_child(&self.child).as_raw_nonzero().get()
     }
 
-    /// Tells `tell` when it ends.
-    pub(super) fn watch(&self, tell: Sender<Happening>) -> io::Result<()> {
+    /// Calls `tell` when it ends.
+    pub(crate) fn watch(&self, tell: impl FnOnce(Role) + Send + 'static) -> io::Result<()> {
         let role = self.role;
         let pidfd = Arc::clone(&self.pidfd);
         thread::Builder::new()
             .name(format!("{}-watch", role.word()))
             .spawn(move || {
                 if wait_readable(&pidfd, None).is_ok() {
-                    // Nobody listens any more when this program ends.
-                    drop(tell.send(Happening::Ended(role)));
+                    tell(role);
                 }
             })
             .map(drop)
     }
 
     /// Whether it is known to have ended.
-    pub(super) fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.ended.is_some()
     }
 
+    /// Whether it has ended by now.
+    pub(crate) fn is_gone(&self) -> io::Result<bool> {
+        Ok(self.ended.is_some() || wait_readable(&self.pidfd, Some(clock::boot()))?)
+    }
+
+    /// Ends it at once (SIGKILL), as a crash would, and waits for its end.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        if self.ended.is_none() {
+            self.signal(Signal::KILL)?;
+        }
+        self.reap(false).map(drop)
+    }
+
+    /// Asks it to end (SIGTERM) and does not wait.
+    pub(crate) fn ask_to_end(&self) -> io::Result<()> {
+        match self.ended {
+            Some(_) => Ok(()),
+            None => self.signal(Signal::TERM),
+        }
+    }
+
     /// Waits for the end of a daemon that is ending by itself.
-    pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         self.reap(false).map(|ending| ending.status)
     }
 
     /// Asks it to end (SIGTERM), and ends it (SIGKILL, with its process group) when that takes
     /// longer than `patience`.
-    pub(super) fn stop(&mut self, patience: Duration) -> io::Result<Ending> {
+    pub(crate) fn stop(&mut self, patience: Duration) -> io::Result<Ending> {
         if let Some(ending) = self.ended {
             return Ok(ending);
         }
@@ -184,7 +186,7 @@ impl Daemon {
     }
 
     /// Why it is not there any more, with the end of its log.
-    pub(super) fn obituary(&mut self) -> String {
+    pub(crate) fn obituary(&mut self) -> String {
         let how = match self.reap(false) {
             Ok(Ending {
                 was_killed: true, ..
@@ -228,7 +230,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // There is nobody left to tell; what can't be ended gets SIGTERM at this program's end.
-        drop(self.stop(super::STOP_MAX));
+        drop(self.stop(STOP_MAX));
     }
 }
 
@@ -238,7 +240,7 @@ pub(crate) fn become_child(args: &UpChildArgs) -> anyhow::Result<()> {
         .context("can't ask for a signal at the parent's end")?;
     // The parent may have gone before the request: then nobody will send it.
     if getppid() != Pid::from_raw(args.parent) {
-        bail!("`rollcall up` has ended meanwhile");
+        bail!("the program that started it has ended meanwhile");
     }
     let [program, arguments @ ..] = args.command.as_slice() else {
         bail!("no daemon is named");
@@ -248,12 +250,14 @@ pub(crate) fn become_child(args: &UpChildArgs) -> anyhow::Result<()> {
     Err(error).with_context(|| format!("can't start {}", Path::new(program).display()))
 }
 
-/// An empty log; that of the run before is kept beside it.
-fn fresh_log(path: &Path) -> io::Result<File> {
-    match fs::rename(path, path.with_extension("log.old")) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+/// The log to write to.
+fn open_log(path: &Path, kept: Log) -> io::Result<File> {
+    if kept == Log::Fresh {
+        match fs::rename(path, path.with_extension("log.old")) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     File::options().create(true).append(true).open(path)
 }
@@ -352,14 +356,23 @@ mod tests {
         fs::write(scratch.path().join("slave.log"), "no config\n").unwrap();
         let mut daemon = daemon(scratch.path(), "exit 78");
         let (tell, told) = mpsc::channel();
-        daemon.watch(tell).unwrap();
-        assert!(matches!(
-            told.recv_timeout(LONG),
-            Ok(Happening::Ended(Role::Slave))
-        ));
+        daemon.watch(move |role| tell.send(role).unwrap()).unwrap();
+        assert_eq!(told.recv_timeout(LONG), Ok(Role::Slave));
+        assert!(daemon.is_gone().unwrap());
         let text = daemon.obituary();
         assert!(text.contains("ended with code 78"), "{text}");
         assert!(text.contains("no config"), "{text}");
+    }
+
+    #[test]
+    fn a_kill_leaves_no_time_for_an_end_of_its_own() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut daemon = daemon(scratch.path(), "trap '' TERM; echo; exec sleep 600");
+        wait_for_line(&mut daemon);
+        assert!(!daemon.is_gone().unwrap());
+        daemon.kill().unwrap();
+        assert!(daemon.is_gone().unwrap());
+        assert!(daemon.obituary().contains("signal 9"));
     }
 
     #[test]
@@ -376,11 +389,14 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("slave.log");
         fs::write(&path, "before").unwrap();
-        fresh_log(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "");
+        let append = |kept| io::Write::write_all(&mut open_log(&path, kept).unwrap(), b" it");
+        append(Log::Continued).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before it");
+        append(Log::Fresh).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), " it");
         assert_eq!(
             fs::read_to_string(scratch.path().join("slave.log.old")).unwrap(),
-            "before"
+            "before it"
         );
     }
 }
