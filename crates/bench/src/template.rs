@@ -111,9 +111,7 @@ impl Templates {
         }
         frame[template.live_at] = u8::from(patch.live);
     }
-}
 
-impl Templates {
     /// Appends one frame of a report that runs ahead of its place. It is encoded anew, two bytes
     /// larger than the others.
     pub(crate) fn append_preview(&self, patch: &Patch, out: &mut Vec<u8>) {

@@ -114,6 +114,47 @@ fn a_count_is_met_exactly_and_the_ledger_agrees_with_the_roll() {
 }
 
 #[test]
+fn a_backlog_is_replayed_once_beside_live_reports() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let path = ledger.to_str().unwrap();
+    for fault in [Fault::None, Fault::DropAtRandom] {
+        let server = Server::start(fault);
+        let args = [
+            "--slaves",
+            "5",
+            "--replay",
+            "700",
+            "--live-slaves",
+            "3",
+            "--rate",
+            "50",
+            "--ledger",
+            path,
+        ];
+        let run = bench(&server.address(), &args);
+        run.assert_good();
+        let live = run.number("/acked") - 5 * 700;
+        assert!(live > 0, "{}", run.json);
+        assert_ledger(&ledger, &server);
+        let roll = server.roll();
+        assert_eq!(roll.violations, [""; 0]);
+        match fault {
+            Fault::None => assert_eq!((roll.previews, roll.connections), (5, 8)),
+            _ => assert!(roll.previews >= 5, "{}", roll.previews),
+        }
+        let figure = |pointer: &str| run.json.pointer(pointer).and_then(Value::as_f64).unwrap();
+        assert!(figure("/live_ack_latency_ms/p50") > 0.0, "{}", run.json);
+        assert!(figure("/backlog_rate_per_s") > 0.0, "{}", run.json);
+        assert!(
+            figure("/backlog_done_s") <= figure("/elapsed_s"),
+            "{}",
+            run.json
+        );
+    }
+}
+
+#[test]
 fn an_open_loop_keeps_its_rate_for_its_time() {
     let server = Server::start(Fault::None);
     let started = clock::boot();

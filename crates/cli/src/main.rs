@@ -3,6 +3,7 @@
 
 mod args;
 mod client;
+mod daemons;
 mod escape;
 mod events;
 mod follow;
@@ -57,7 +58,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Show(args) => show::run(&client(), args, &mut out),
         Command::Events(args) => events::run(client(), args, &mut out),
         Command::Up(args) => up::run(args, &mut out),
-        Command::UpChild(args) => up::become_child(args),
+        Command::UpChild(args) => daemons::become_child(args),
     }
 }
 

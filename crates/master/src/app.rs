@@ -25,9 +25,12 @@ use crate::reactor::{CoreFailure, Publication, Reactor};
 use crate::roll::{Durable, Roll, Stamp};
 use crate::stats::Stats;
 use crate::store::{Loaded, Opened, Outcome, Store, StoreHandle};
+use crate::view::ReportsAsked;
 
 /// Events that a follower may be behind before it reads them from the store.
 const EVENTS_BEHIND_MAX: usize = 1024;
+/// Questions of readers that may wait for the roll's owner.
+const QUESTIONS_MAX: usize = 16;
 /// Descriptors that are not connections: listeners, the store, readers.
 const DESCRIPTORS_RESERVED: u64 = 640;
 
@@ -59,8 +62,9 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         loaded,
         handle: store,
         mut outcomes,
-    } = Store::open(&config.state_directory, config.history_keep).exit_with(Exit::Store)?;
-    let (reactor, readers) = restore(&config, loaded)?;
+    } = Store::open(&config.state_directory, config.retention).exit_with(Exit::Store)?;
+    let (questions, questions_in) = mpsc::channel(QUESTIONS_MAX);
+    let (reactor, readers) = restore(&config, loaded, questions)?;
 
     // Readers see the roll as it was durable before the first slave is back.
     let http_stop = CancellationToken::new();
@@ -88,6 +92,8 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
     let mut core = JoinSet::new();
     let clock = Rc::clone(&reactor);
     core.spawn_local(async move { clock.keep_time().await });
+    let owner = Rc::clone(&reactor);
+    core.spawn_local(async move { owner.answer_readers(questions_in).await });
     tracing::info!(
         event = "master_ready",
         slaves = reactor.roll().len(),
@@ -127,7 +133,7 @@ impl Tasks {
     async fn failed(&mut self) -> CoreFailure {
         tokio::select! {
             _ = self.accepts.join_next() => CoreFailure::Task { task: "accept" },
-            _ = self.core.join_next() => CoreFailure::Task { task: "clock" },
+            _ = self.core.join_next() => CoreFailure::Task { task: "core" },
             reason = &mut self.http_ended => CoreFailure::Http {
                 reason: reason.unwrap_or_else(|_| "its thread panicked".to_owned()),
             },
@@ -232,7 +238,11 @@ impl Run<'_> {
 }
 
 /// The reactor, with the roll as the store had it, and what readers read from.
-fn restore(config: &Config, loaded: Loaded) -> anyhow::Result<(Rc<Reactor>, Readers)> {
+fn restore(
+    config: &Config,
+    loaded: Loaded,
+    questions: mpsc::Sender<ReportsAsked>,
+) -> anyhow::Result<(Rc<Reactor>, Readers)> {
     let stamp = Stamp {
         at: clock::boot(),
         wall_ms: clock::wall_ms(),
@@ -258,7 +268,7 @@ fn restore(config: &Config, loaded: Loaded) -> anyhow::Result<(Rc<Reactor>, Read
         next_group: loaded.next_group,
         next_event: loaded.next_event,
     };
-    let mut roll = Roll::restore(durable, config.presence, stamp.at).exit_with(Exit::Store)?;
+    let mut roll = Roll::restore(durable, config.presence, config.rings, stamp.at).exit_with(Exit::Store)?;
     let stats = Arc::new(Stats::default());
     let (roll_sender, roll_receiver) = watch::channel(Arc::default());
     let (events_sender, _) = broadcast::channel(EVENTS_BEHIND_MAX);
@@ -267,6 +277,7 @@ fn restore(config: &Config, loaded: Loaded) -> anyhow::Result<(Rc<Reactor>, Read
         stats: Arc::clone(&stats),
         events: Store::database(&config.state_directory),
         new_events: events_sender.clone(),
+        reports: questions,
     };
     let publication = Publication {
         roll: roll_sender,

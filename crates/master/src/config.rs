@@ -15,7 +15,8 @@ use rollcall_protocol::limits::{FRAME_PAYLOAD_BYTES_MAX, WINDOW_MAX};
 use serde::{Deserialize, Serialize};
 
 use crate::reactor::SessionRules;
-use crate::roll::PresenceRules;
+use crate::roll::{PresenceRules, RingRules};
+use crate::store::Retention;
 
 /// The file that lists every key.
 pub(crate) const DEFAULTS: &str = include_str!("../../../config/master.toml");
@@ -90,6 +91,12 @@ struct RawState {
 struct RawHistory {
     #[garde(custom(within(Duration::from_secs(3600), Duration::from_secs(3650 * 86_400))))]
     keep: Duration,
+    #[garde(custom(within(Bytes::new(64 << 20), Bytes::new(1 << 40))))]
+    max_size: Bytes,
+    #[garde(custom(within(0, 1000)))]
+    reports: usize,
+    #[garde(custom(within(Bytes::new(1 << 20), Bytes::new(64 << 30))))]
+    reports_max_size: Bytes,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, Validate)]
@@ -159,7 +166,8 @@ pub(crate) struct Config {
     pub(crate) backlog: u16,
     pub(crate) http: SocketAddr,
     pub(crate) state_directory: PathBuf,
-    pub(crate) history_keep: time::Duration,
+    pub(crate) retention: Retention,
+    pub(crate) rings: RingRules,
     pub(crate) presence: PresenceRules,
     pub(crate) session: SessionRules,
     pub(crate) liveness: Liveness,
@@ -197,7 +205,10 @@ impl Config {
                 "state.directory",
                 self.state_directory != new.state_directory,
             ),
-            ("history.keep", self.history_keep != new.history_keep),
+            (
+                "history",
+                self.retention != new.retention || self.rings != new.rings,
+            ),
             (
                 "session.keepalive_*, session.user_timeout",
                 self.liveness != new.liveness,
@@ -252,7 +263,14 @@ fn resolved(raw: Raw) -> Config {
         backlog: raw.listen.backlog,
         http: raw.http.address,
         state_directory: raw.state.directory.clone(),
-        history_keep: raw.history.keep.get(),
+        retention: Retention {
+            keep: raw.history.keep.get(),
+            bytes_max: raw.history.max_size.get(),
+        },
+        rings: RingRules {
+            reports_max: raw.history.reports,
+            bytes_max: usize::try_from(raw.history.reports_max_size.get()).unwrap_or(usize::MAX),
+        },
         presence: PresenceRules {
             late_after: raw.presence.late_after,
             missing_after: raw.presence.missing_after,

@@ -6,6 +6,7 @@
 
 mod commit;
 mod failure;
+mod history;
 mod tick;
 
 use std::cell::{Cell, RefCell, RefMut};
@@ -26,7 +27,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use crate::roll::{Published, Roll, SessionId, Taken};
 use crate::stats::Stats;
-use crate::view::RollSnapshot;
+use crate::view::{Degraded, RollSnapshot};
 use commit::Turn;
 
 pub(crate) use failure::CoreFailure;
@@ -72,7 +73,9 @@ pub(crate) struct Reactor {
     committing: RefCell<Option<Rc<Turn>>>,
     committing_since: Cell<Option<Moment>>,
     committed_at: Cell<Moment>,
-    degraded: RefCell<Option<String>>,
+    /// The newest group that is on disk.
+    durable_group: Cell<u64>,
+    degraded: RefCell<Option<Degraded>>,
     wanted: Notify,
     failed: Notify,
 }
@@ -106,6 +109,7 @@ impl Reactor {
             committing: RefCell::default(),
             committing_since: Cell::default(),
             committed_at: Cell::new(Moment::ZERO),
+            durable_group: Cell::new(0),
             degraded: RefCell::default(),
             wanted: Notify::new(),
             failed: Notify::new(),

@@ -63,6 +63,12 @@ pub(crate) struct Stats {
     pub(crate) commit_buckets: [Counter; COMMIT_BOUNDS_US.len() + 1],
     /// Bytes of redo written.
     pub(crate) redo_bytes: Counter,
+    /// When the commit in hand began, in milliseconds on the boot clock; 0 between commits.
+    pub(crate) committing_since_ms: Counter,
+    /// Bytes that the remembered reports of all slaves take.
+    pub(crate) reports_bytes: Counter,
+    /// Events that could not be read because their rows are damaged.
+    pub(crate) events_damaged: Counter,
     /// Log lines that rate limits held back.
     pub(crate) suppressed: Counter,
     /// The newest sign of life of the reactor: milliseconds on the boot clock. It must be set at
@@ -71,10 +77,24 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
+    /// Notes that a commit has begun.
+    pub(crate) fn commit_begun(&self, now: Moment) {
+        self.committing_since_ms.set(milliseconds(now));
+    }
+
+    /// For how many milliseconds the commit in hand has been under way; 0 between commits.
+    pub(crate) fn commit_age_ms(&self, now: Moment) -> u64 {
+        match self.committing_since_ms.get() {
+            0 => 0,
+            since_ms => milliseconds(now).saturating_sub(since_ms),
+        }
+    }
+
     /// Notes a commit.
     pub(crate) fn committed(&self, took: Duration, redo_bytes: u64) {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = COMMIT_BOUNDS_US.partition_point(|bound_us| *bound_us < took_us);
+        self.committing_since_ms.set(0);
         self.commit_buckets[bucket].add(1);
         self.commits.add(1);
         self.commit_time_us.add(took_us);

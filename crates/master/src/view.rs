@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use rollcall_protocol::api::{Health, Mode, Presence, SlaveRow};
 use rollcall_protocol::limits::ID_BYTES;
+use rollcall_protocol::Moment;
 use rollcall_protocol::wire::Status;
+use tokio::sync::oneshot;
 
 /// A slave's identity.
 pub(crate) type SlaveId = [u8; ID_BYTES];
@@ -110,7 +112,26 @@ pub(crate) struct RollSnapshot {
     /// By name.
     pub(crate) slaves: Vec<Arc<SlaveView>>,
     /// Why reports are not being stored at present; none when they are.
-    pub(crate) degraded: Option<String>,
+    pub(crate) degraded: Option<Degraded>,
+}
+
+/// Why reports are not being stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Degraded {
+    /// What is wrong and what to do.
+    pub(crate) reason: String,
+    /// Since when, on the boot clock and in ms since 1970.
+    pub(crate) since: Moment,
+    pub(crate) since_ms: i64,
+}
+
+/// A reader's question to the roll's owner: what it remembers of one slave's reports.
+#[derive(Debug)]
+pub(crate) struct ReportsAsked {
+    /// The slave's name.
+    pub(crate) slave: String,
+    /// For the reports, oldest first, each the encoded message as it came.
+    pub(crate) answer: oneshot::Sender<Vec<Arc<[u8]>>>,
 }
 
 impl RollSnapshot {

@@ -63,6 +63,8 @@ pub(crate) struct Roll {
     pub(crate) connections: u64,
     /// Reports that had been applied before.
     pub(crate) duplicates: u64,
+    /// Reports that ran ahead of their place.
+    pub(crate) previews: u64,
     /// Gaps received.
     pub(crate) gaps: u64,
     /// What a slave must not do.
@@ -224,6 +226,10 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             return stream.shutdown(Shutdown::Both);
         }
         let ack = match message {
+            Some(to_master::Kind::Report(report)) if report.preview => {
+                lock(&shared.roll).previews += 1;
+                continue;
+            }
             Some(to_master::Kind::Report(report)) => apply(&hello, &report, bytes, shared),
             Some(to_master::Kind::Gap(gap)) => fill(&hello, &gap, shared),
             other => {

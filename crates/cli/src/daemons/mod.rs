@@ -5,6 +5,7 @@ mod child;
 mod log_tail;
 mod ports;
 mod programs;
+mod signals;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ pub(crate) use self::child::{Daemon, Log, become_child};
 pub(crate) use self::log_tail::tail;
 pub(crate) use self::ports::{Ports, PortsError, Reservation};
 pub(crate) use self::programs::Programs;
+pub(crate) use self::signals::on_stop_signal;
 
 /// The time that a daemon may take to end after SIGTERM; then comes SIGKILL.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(15);

@@ -3,6 +3,12 @@
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
+use std::os::fd::OwnedFd;
+
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind as bind_to, getsockname, socket_with, sockopt,
+};
+
 use crate::url::MasterUrl;
 
 /// Where masters listen for slaves.
@@ -71,6 +77,47 @@ impl Ports {
     }
 }
 
+/// A port that is bound and not listened on.
+///
+/// A daemon, which sets SO_REUSEADDR, can listen on it. The kernel gives it to nobody who asks for
+/// any port, and takes it for no outgoing connection, also not while the daemon is down.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    address: SocketAddr,
+    _socket: OwnedFd,
+}
+
+impl Reservation {
+    /// Takes a port on 127.0.0.1.
+    ///
+    /// # Errors
+    /// [`PortsError`] if there is none.
+    pub(crate) fn new() -> Result<Self, PortsError> {
+        let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        reserve(wanted).map_err(|source| PortsError {
+            address: wanted,
+            source,
+        })
+    }
+
+    /// The address with the port.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn reserve(wanted: SocketAddr) -> io::Result<Reservation> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind_to(&socket, &wanted)?;
+    let address = getsockname(&socket)?;
+    Ok(Reservation {
+        address: address.try_into()?,
+        _socket: socket,
+    })
+}
+
 fn bind(port: u16) -> Result<(TcpListener, SocketAddr), PortsError> {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let bound = TcpListener::bind(at(port)).or_else(|error| match error.kind() {
@@ -113,6 +160,15 @@ mod tests {
         );
         ports.are_free_asked_for = true;
         assert!(ports.notes().is_empty());
+    }
+
+    #[test]
+    fn a_reserved_port_is_there_for_who_knows_it() {
+        let reservation = Reservation::new().unwrap();
+        // The standard library sets SO_REUSEADDR, as the daemons do.
+        let listener = TcpListener::bind(reservation.address()).unwrap();
+        assert_eq!(listener.local_addr().unwrap(), reservation.address());
+        assert_ne!(Reservation::new().unwrap().address(), reservation.address());
     }
 
     #[test]

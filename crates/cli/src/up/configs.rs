@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use super::folder::Folder;
 use crate::args::{NewCheck, UpArgs};
+use crate::daemons::{Ports, Role};
 
 /// How often the slave reports unless something else is said: often enough to watch it turn late.
 const INTERVAL: units::Duration = units::Duration::from_secs(1);

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::daemons::Role;
 
 const LOCK: &str = "up.lock";
 

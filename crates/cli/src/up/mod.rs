@@ -49,7 +49,9 @@ pub(crate) fn run(args: &UpArgs, out: &mut Output) -> anyhow::Result<()> {
     let programs = Programs::find()?;
     let folder = Folder::open(args.dir.as_deref())?;
     let (tell, happenings) = mpsc::channel();
-    watch::signals(tell.clone()).context("can't listen to signals")?;
+    let signals = tell.clone();
+    daemons::on_stop_signal(move |name| signals.send(Happening::Stop(name)).is_ok())
+        .context("can't listen to signals")?;
     let mut up = Up {
         args,
         programs,

@@ -9,10 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use rollcall_protocol::api::{EventRow, SlaveRow};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::client::{Client, EventFilter};
+use crate::daemons::Role;
 use crate::escape::escape;
 use crate::events;
 use crate::follow::{Follower, Step};
@@ -44,23 +43,6 @@ pub(super) struct Roll {
     pub(super) degraded: Option<String>,
     /// The present time by the master's clock, in ms since 1970.
     pub(super) now_ms: i64,
-}
-
-/// Tells of the signals that end this program, from now on.
-pub(super) fn signals(tell: Sender<Happening>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    spawn("signals", move || {
-        for signal in signals.forever() {
-            let name = match signal {
-                SIGINT => "interrupted",
-                SIGHUP => "terminal closed",
-                _ => "SIGTERM",
-            };
-            if tell.send(Happening::Stop(name)).is_err() {
-                return;
-            }
-        }
-    })
 }
 
 /// Tells of the roll again and again.

@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rollcall_os::clock;
+use rollcall_protocol::Moment;
 use rollcall_protocol::api::{EventKind, EventRow};
 use tokio::sync::{Notify, mpsc};
 
 use super::{CoreFailure, Reactor};
-use crate::roll::{Gathered, Published};
+use crate::roll::{Gathered, Published, Stamp};
 use crate::store::{Outcome, StoreError, StoreHandle};
-use crate::view::RollSnapshot;
+use crate::view::{Degraded, RollSnapshot};
 
 /// Readers get a new snapshot at most this often, in milliseconds.
 const PUBLISH_EVERY_MS: u128 = 100;
@@ -98,6 +99,7 @@ impl Reactor {
         let turn = self.gathering.take();
         self.committing.replace(Some(turn));
         self.committing_since.set(Some(now));
+        self.stats().commit_begun(now);
         (gathered, published)
     }
 
@@ -111,6 +113,7 @@ impl Reactor {
                 Some(Outcome::Committed { id, took, bytes }) => {
                     debug_assert_eq!(id, group, "one group at a time");
                     self.stats().committed(took, bytes);
+                    self.durable_group.set(id);
                     break;
                 }
                 Some(Outcome::Degraded { reason }) => self.degrade(reason),
@@ -123,15 +126,49 @@ impl Reactor {
         if let Some(turn) = self.committing.take() {
             turn.finish();
         }
-        if self.degraded.take().is_some() {
-            self.publish(self.published.borrow().clone());
-        }
+        self.recover();
         Ok(())
     }
 
-    /// Readers are told why nothing is stored; the store's thread has logged it.
-    fn degrade(&self, reason: String) {
-        self.degraded.replace(Some(reason));
+    /// Readers are told why nothing is stored, since when; the caller has logged it.
+    pub(super) fn degrade(&self, reason: String) {
+        let before = self.degraded.take();
+        let (since, since_ms) = match before {
+            Some(degraded) => (degraded.since, degraded.since_ms),
+            None => self.commit_began(),
+        };
+        self.degraded.replace(Some(Degraded {
+            reason,
+            since,
+            since_ms,
+        }));
+        self.publish(self.published.borrow().clone());
+    }
+
+    /// On the boot clock, and in ms since 1970.
+    fn commit_began(&self) -> (Moment, i64) {
+        let now = clock::boot();
+        let began = self.committing_since.get().unwrap_or(now);
+        let ago = now.saturating_since(began).as_millis();
+        let ago_ms = i64::try_from(ago).unwrap_or(i64::MAX);
+        (began, clock::wall_ms().saturating_sub(ago_ms))
+    }
+
+    pub(super) fn is_degraded(&self) -> bool {
+        self.degraded.borrow().is_some()
+    }
+
+    /// What was degraded is told in an event, now that events can be stored again.
+    fn recover(&self) {
+        let Some(degraded) = self.degraded.take() else {
+            return;
+        };
+        let now = Stamp {
+            at: clock::boot(),
+            wall_ms: clock::wall_ms(),
+        };
+        self.roll()
+            .handle_degraded(&degraded.reason, degraded.since_ms, now);
         self.publish(self.published.borrow().clone());
     }
 
@@ -204,5 +241,10 @@ fn log(row: &EventRow) {
         ),
         EventKind::Renamed => line!(info, event = "slave_renamed", "a slave has another name"),
         EventKind::MasterStart => line!(info, event = "master_started", "the master started"),
+        EventKind::Degraded => line!(
+            warn,
+            event = "degraded_spell",
+            "nothing could be stored for a while"
+        ),
     }
 }

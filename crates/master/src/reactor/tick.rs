@@ -17,6 +17,8 @@ const LAG_MAX: Duration = Duration::from_millis(100);
 const LAG_TOLD: Duration = Duration::from_secs(1);
 /// While one commit takes longer than this, connections are not being read, and silence proves nothing.
 const COMMIT_MAX: Duration = Duration::from_millis(200);
+/// A commit that takes longer than this is told: the disk hangs.
+const COMMIT_TOLD: Duration = Duration::from_secs(1);
 /// How often the moment of listening becomes durable.
 const LISTENING_EVERY: Duration = Duration::from_secs(1);
 
@@ -35,11 +37,16 @@ impl Reactor {
     fn tick(&self, last: Moment, now: Moment) {
         self.stats().beat(now);
         let passed = now.saturating_since(last);
-        let stalled = self
+        let commit = self
             .committing_since
             .get()
-            .is_some_and(|since| now.saturating_since(since) > COMMIT_MAX);
+            .map_or(Duration::ZERO, |since| now.saturating_since(since));
+        let stalled = commit > COMMIT_MAX;
         let lag = passed.saturating_sub(TICK);
+        // After a halt of the process itself the commit may be over by now.
+        if commit > COMMIT_TOLD && lag <= LAG_MAX && !self.is_degraded() {
+            self.tell_stalled();
+        }
         let mut roll = self.roll();
         if stalled || lag > LAG_MAX {
             roll.excuse(passed);
@@ -56,11 +63,24 @@ impl Reactor {
             wall_ms: clock::wall_ms(),
         });
         let wanted = roll.has_group();
+        let reports_bytes = u64::try_from(roll.reports_bytes()).unwrap_or(u64::MAX);
+        self.stats().reports_bytes.set(reports_bytes);
         drop(roll);
         let listened = now.saturating_since(self.committed_at.get()) >= LISTENING_EVERY;
         if wanted || listened {
             self.want_commit();
         }
         self.publish_if_quiet();
+    }
+
+    /// The store's thread is busy with the commit that hangs and can't tell of it itself.
+    fn tell_stalled(&self) {
+        const REASON: &str = "stalled: the disk has not taken a commit in time; look at its load and health";
+        tracing::warn!(
+            event = "store_stalled",
+            reason = REASON,
+            "a commit hangs: nothing is acked until it is on disk"
+        );
+        self.degrade(REASON.to_owned());
     }
 }

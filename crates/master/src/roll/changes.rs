@@ -83,9 +83,10 @@ fn reason(status: &Status, now: Health) -> String {
         .checks
         .iter()
         .find(|check| health(check.state) == now);
-    match culprit {
-        Some(check) if now != Health::Ok => format!("{}: {}", check.name, check.text),
-        _ => health_word(now).to_owned(),
+    match (now, culprit) {
+        (Health::Ok, _) => "all checks are ok".to_owned(),
+        (_, Some(check)) => format!("{}: {}", check.name, check.text),
+        (_, None) => "no check says why".to_owned(),
     }
 }
 

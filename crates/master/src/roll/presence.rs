@@ -59,7 +59,7 @@ impl Roll {
             subject: None,
             from: Some(presence_word(from).to_owned()),
             to: Some(presence_word(to).to_owned()),
-            text: format!("{}: {why}", presence_word(to)),
+            text: why.to_owned(),
             time_ms: stamp.wall_ms,
             replayed: false,
         };

@@ -212,7 +212,7 @@ fn hole(sequence: u64, expected: u64) -> Refusal {
 
 /// "gap: 12 reports, 12:00-12:40, spool full", in its place in the past.
 fn gap_change(gap: &Gap, lost: u64, stamp: Stamp) -> Change {
-    let times = (gap.from_ms > 0 && gap.to_ms >= gap.from_ms).then_some((gap.from_ms, gap.to_ms));
+    let times = (gap.from_ms > 0).then(|| (gap.from_ms, gap.to_ms.max(gap.from_ms)));
     let reports = if lost == 1 { "report" } else { "reports" };
     let mut text = format!("gap: {lost} {reports}, ");
     if let Some(range) = times.and_then(|(from_ms, to_ms)| spans::clock_range(from_ms, to_ms)) {

@@ -18,7 +18,7 @@ const RINGS_TRIMMED_MAX: usize = 32;
 const OVERHEAD_BYTES: usize = size_of::<Kept>() + 32;
 
 /// How much is remembered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RingRules {
     /// Reports of one slave; 0 remembers none.
     pub(crate) reports_max: usize,

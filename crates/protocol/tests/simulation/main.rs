@@ -56,6 +56,7 @@ const MUST_HAPPEN: &[&str] = &[
     "master_disks_lost",
     "master_disks_replaced_by_a_backup",
     "gaps_acked_before",
+    "gaps_applied_in_part",
     "holes_refused",
     "holes_explained",
     "slave_kills",

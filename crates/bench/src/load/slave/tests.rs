@@ -111,6 +111,32 @@ fn what_was_not_acked_is_sent_again_and_counted_once() {
 }
 
 #[test]
+fn a_backlog_is_previewed_and_goes_in_order_on_every_connection() {
+    let mut fixture = Fixture::new(Mode::Pooled);
+    fixture.slave.begin_with(5, &mut fixture.tally);
+    assert_eq!(fixture.hello().backlog, 5);
+    fixture.welcome(0).unwrap();
+    assert_eq!(fixture.slave.take_preview(), Some(5));
+    assert_eq!(fixture.slave.take_preview(), None);
+    assert_eq!(fixture.due(2), [1, 2]);
+    fixture.ack(2).unwrap();
+    assert!(fixture.tally.is_replaying());
+    fixture.slave.lost(at(1));
+    let hello = fixture.hello();
+    assert_eq!(
+        (hello.next_sequence, hello.backlog, hello.pending[0].first),
+        (6, 3, 3)
+    );
+    fixture.welcome(2).unwrap();
+    assert_eq!(fixture.slave.take_preview(), Some(5));
+    assert_eq!(fixture.due(9), [3, 4, 5]);
+    fixture.ack(5).unwrap();
+    assert!(!fixture.tally.is_replaying());
+    assert_eq!((fixture.tally.made, fixture.tally.acked), (5, 5));
+    assert_eq!(fixture.slave.totals(), (5, 5));
+}
+
+#[test]
 fn an_ack_may_run_ahead_by_what_an_earlier_connection_sent() {
     let mut fixture = Fixture::new(Mode::Pooled);
     fixture.make(3);
