@@ -15,8 +15,11 @@ use crate::slave::{self, Slave};
 const FAULTS: Duration = Duration::from_secs(20);
 /// For how long reports come after that.
 const CALM: Duration = Duration::from_secs(1);
-/// Within this, once it is calm, everything must have arrived.
-const SETTLED: Duration = Duration::from_secs(30);
+/// Within this, once it is calm, everything must have arrived: what the last fault left behind is
+/// noticed and mended …
+const MENDED: Duration = Duration::from_secs(15);
+/// … and each spooled report takes at most a round trip and a commit of its own.
+const PER_REPORT: Duration = Duration::from_millis(60);
 /// More turns without time passing mean that somebody spins.
 const TURNS_MAX: u32 = 1_000;
 
@@ -33,6 +36,8 @@ pub(crate) struct World {
     /// Milliseconds between two faults, at most.
     fault_every_ms: u64,
     disk_was_replaced: bool,
+    /// Once it is calm: when everything must have arrived.
+    deadline: Option<Moment>,
 }
 
 impl World {
@@ -50,13 +55,13 @@ impl World {
             next_fault: Some(Moment::ZERO),
             fault_every_ms: rng.choice([200, 1_000, 4_000]).expect("not empty"),
             disk_was_replaced: false,
+            deadline: None,
             rng,
         }
     }
 
     /// Runs to the end and checks it. Returns what happened how often.
     pub(crate) fn run(mut self) -> Counts {
-        let deadline = Moment::ZERO + FAULTS + CALM + SETTLED;
         loop {
             self.turn();
             if self.is_settled() {
@@ -71,7 +76,7 @@ impl World {
                 self.now
             );
             assert!(
-                next <= deadline,
+                self.deadline.is_none_or(|deadline| next <= deadline),
                 "not settled at {:?}: {:#?}",
                 self.now,
                 self.slaves
@@ -159,9 +164,12 @@ impl World {
     /// Something goes wrong; returns when the next thing does.
     fn fault(&mut self) -> Option<Moment> {
         if self.now >= Moment::ZERO + FAULTS + CALM {
+            let mut spooled = 0;
             for slave in &mut self.slaves {
                 slave.stop_reporting();
+                spooled += u32::try_from(slave.spool.len()).expect("few");
             }
+            self.deadline = Some(self.now + MENDED + PER_REPORT * spooled);
             return None;
         }
         if self.now >= Moment::ZERO + FAULTS {
