@@ -5,7 +5,7 @@
 //!  ┌────────┐ in time ┌──────┐        that Hello announced (per message) ┌──────────┐
 //!  │ Silent │ ──────> │ Open │ ────────────────────────────────────────> │ Complete │
 //!  └────────┘         └──────┘                                           └──────────┘
-//!      │ the deadline    │ anything out of turn or out of range
+//!      │ the deadline    │ anything out of turn or out of range; per message: the deadline
 //!      └────────────> Refusal <── the caller writes it, shuts down its side, drains, closes
 //! ```
 //!
@@ -47,13 +47,13 @@ pub enum Step {
 #[derive(Debug)]
 pub struct MasterSession {
     phase: Phase,
+    /// When Hello and, in per-message mode, all that it announced must have come.
+    until: Moment,
 }
 
 #[derive(Debug)]
 enum Phase {
-    Silent {
-        until: Moment,
-    },
+    Silent,
     Open {
         /// The streams that Hello announced.
         streams: Box<[u64]>,
@@ -66,15 +66,15 @@ enum Phase {
 impl MasterSession {
     /// A connection that was accepted at `now` and has said nothing yet.
     pub fn new(now: Moment, hello_timeout: Duration) -> Self {
-        let until = now + hello_timeout;
         Self {
-            phase: Phase::Silent { until },
+            phase: Phase::Silent,
+            until: now + hello_timeout,
         }
     }
 
     /// Whether Hello has come.
     pub fn is_open(&self) -> bool {
-        !matches!(self.phase, Phase::Silent { .. })
+        !matches!(self.phase, Phase::Silent)
     }
 
     /// Whether nothing more is expected from the slave: ack what is due, then close.
@@ -85,23 +85,29 @@ impl MasterSession {
     /// When [`Self::handle_timeout`] must be called if nothing has come until then.
     pub fn deadline(&self) -> Option<Moment> {
         match self.phase {
-            Phase::Silent { until } => Some(until),
-            _ => None,
+            Phase::Silent
+            | Phase::Open {
+                frames_left: Some(_),
+                ..
+            } => Some(self.until),
+            Phase::Open { .. } | Phase::Complete => None,
         }
     }
 
     /// The deadline may have passed.
     ///
     /// # Errors
-    /// A [`Refusal`] if no Hello has come in time.
+    /// A [`Refusal`] if no Hello has come in time, or not all that a per-message one announced.
     pub fn handle_timeout(&mut self, now: Moment) -> Result<(), Refusal> {
-        match self.phase {
-            Phase::Silent { until } if now >= until => {
-                let text = "no Hello in time; is this a Rollcall slave?";
-                Err(Refusal::for_good(ErrorCode::Timeout, text))
-            }
-            _ => Ok(()),
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Ok(());
         }
+        let text = match self.phase {
+            Phase::Silent => "no Hello in time; is this a Rollcall slave?",
+            _ => "not all frames that Hello announced have come in time",
+        };
+        // The network may be slow today: zero leaves it to the slave's own backoff.
+        Err(Refusal::for_now(ErrorCode::Timeout, text, Duration::ZERO))
     }
 
     /// Takes one message.
@@ -110,8 +116,8 @@ impl MasterSession {
     /// A [`Refusal`] that says which field or turn was wrong; the connection is to be ended.
     pub fn handle_message(&mut self, message: ToMaster) -> Result<Step, Refusal> {
         match (message.kind, &self.phase) {
-            (Some(Kind::Hello(hello)), Phase::Silent { .. }) => self.handle_hello(hello),
-            (_, Phase::Silent { .. }) => Err(out_of_turn("the first frame must be Hello")),
+            (Some(Kind::Hello(hello)), Phase::Silent) => self.handle_hello(hello),
+            (_, Phase::Silent) => Err(out_of_turn("the first frame must be Hello")),
             (_, Phase::Complete) => Err(out_of_turn("a frame after the last one")),
             (Some(Kind::Hello(_)), _) => Err(out_of_turn("a second Hello")),
             (Some(Kind::Report(report)), _) => {

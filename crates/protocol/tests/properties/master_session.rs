@@ -125,7 +125,12 @@ fn follow(messages: Vec<ToMaster>) -> Result<Watcher, TestCaseError> {
         }
         prop_assert_eq!(session.is_open(), watcher.hello.is_some());
         prop_assert_eq!(session.is_complete(), watcher.is_complete());
-        prop_assert_eq!(session.deadline().is_none(), session.is_open());
+        let announced = watcher
+            .hello
+            .as_ref()
+            .is_some_and(|hello| hello.mode() == Mode::PerMessage);
+        let waits = !session.is_complete() && (!session.is_open() || announced);
+        prop_assert_eq!(session.deadline().is_some(), waits);
     }
     Ok(watcher)
 }
@@ -324,4 +329,19 @@ fn silence_is_refused_at_the_deadline_and_not_before() {
         .handle_message(message(Kind::Hello(hello(Mode::Pooled, 0))))
         .unwrap();
     assert_eq!(session.handle_timeout(at(50_000)), Ok(()));
+}
+
+#[test]
+fn per_message_all_that_was_announced_has_to_come_in_time() {
+    let mut session = session();
+    session
+        .handle_message(message(Kind::Hello(hello(Mode::PerMessage, 1))))
+        .unwrap();
+    assert_eq!(session.deadline(), Some(at(5_000)));
+    let refusal = session.handle_timeout(at(5_000)).unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::Timeout);
+    assert!(
+        refusal.retry_after.is_some(),
+        "a slow network is no reason to stay away"
+    );
 }

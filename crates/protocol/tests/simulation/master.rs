@@ -137,7 +137,7 @@ impl Master {
             let silent = link
                 .session
                 .deadline()
-                .filter(|_| link.linger_until.is_none());
+                .filter(|_| link.linger_until.is_none() && link.read.is_none());
             [silent, link.linger_until]
         });
         let commit = self.commit.as_ref().map(|commit| commit.done_at);
