@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   binaries   builds the programs once, or takes them from ROLLCALL_E2E_BIN_DIR
-//!   config     a configuration file, key by key
+//!   config     a configuration file, key by key; configuration makes the document of all keys
 //!   daemon     a running process: its log, its signals, its end. Dropping it ends it
 //!   master     a master with ports, state and configuration of its own, over any number of starts
 //!   slave      the same for a slave
@@ -10,21 +10,29 @@
 //!   peer       speaks the wire protocol, rightly or wrongly
 //!   bench      runs rollcall-bench
 //!   disk       a small file system that can be filled
+//!   faults     kills and failures at system calls, damaged files, and those who check
 //!   source     the repository's own files
 //! ```
 //!
 //! Nothing here sleeps and hopes: whatever is waited for is polled for, with a limit, and named when
 //! it does not come. Ports are picked by the kernel and stay reserved for the test. Only processes
 //! that a test started are ended, by their pid.
+//!
+//! Environment: `ROLLCALL_E2E_BIN_DIR` has programs that are built already, for example
+//! `target/release`. `ROLLCALL_CI_STRICT=1` makes tests fail that would be skipped for want of root
+//! or of check plugins. `ROLLCALL_RESTARTS` is how often tests/restarts.rs kills the master (20).
+//! `UPDATE_DOCS=1` has tests/docs.rs write `docs/configuration.md` anew.
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod bench;
 pub mod binaries;
 pub mod config;
+pub mod configuration;
 pub mod daemon;
 pub mod disk;
 pub mod events;
+pub mod faults;
 pub mod log;
 pub mod master;
 pub mod peer;

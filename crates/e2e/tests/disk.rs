@@ -40,6 +40,8 @@ fn set_up(folder: &tempfile::TempDir, disk: &SmallDisk) -> (Master, Peer, Identi
     for _ in 0..10 {
         peer.report(&mut identity).expect("an ack");
     }
+    // What readers see may be a tenth of a second old.
+    master.wait_for_row("patient", "up to date", |row| row.sequence == 10);
     (master, peer, identity)
 }
 
@@ -64,7 +66,7 @@ fn starve(master: &mut Master, peer: &mut Peer, identity: &mut Identity) {
     peer.set_timeout(PATIENCE).expect("a socket");
     let lines = master.wait_for_events("store_degraded", 1);
     assert!(
-        lines[0].text("error").contains("the disk is full"),
+        lines[0].text("reason").contains("the disk is full"),
         "{lines:?}"
     );
     assert_eq!(lines[0].number("errno"), Some(28), "ENOSPC");
@@ -86,6 +88,8 @@ fn a_full_disk_is_told_and_survived_without_help() {
         assert_eq!(master.wait_for_readiness(200), None);
         master.wait_for_events("store_recovered", round);
         peer.report(&mut identity).expect("an ack, as before");
+        let sent = identity.unacked - 1;
+        master.wait_for_row("patient", "up to date", |row| row.sequence == sent);
     }
     let sent = identity.unacked - 1;
     let row = master.wait_for_row("patient", "up to date", |row| row.sequence == sent);

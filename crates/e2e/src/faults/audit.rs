@@ -44,7 +44,11 @@ fn stored_row(row: &SlaveRow, member: &Member) -> anyhow::Result<()> {
 /// # Errors
 /// Says what is wrong.
 pub fn complete(api: &Api, fleet: &Fleet) -> anyhow::Result<()> {
-    for member in fleet.members.iter().filter(|member| !member.sent.is_empty()) {
+    for member in fleet
+        .members
+        .iter()
+        .filter(|member| !member.sent.is_empty())
+    {
         let (reports, lost) = member.sent_by_kind();
         let wanted = (member.last_sent(), reports, lost);
         let mut last = None;
@@ -61,13 +65,25 @@ pub fn complete(api: &Api, fleet: &Fleet) -> anyhow::Result<()> {
     }
     let all = api.events()?;
     events(&all, fleet)?;
-    for member in fleet.members.iter().filter(|member| !member.sent.is_empty()) {
+    for member in fleet
+        .members
+        .iter()
+        .filter(|member| !member.sent.is_empty())
+    {
         let enrolled = of(&all, member, EventKind::Enrolled).count();
-        ensure!(enrolled == 1, "{} was enrolled {enrolled} times", member.name);
+        ensure!(
+            enrolled == 1,
+            "{} was enrolled {enrolled} times",
+            member.name
+        );
         let (_, lost) = member.sent_by_kind();
         let gaps = of(&all, member, EventKind::Gap).count();
         let told = if lost > 0 { gaps > 0 } else { gaps == 0 };
-        ensure!(told, "{} lost {lost} reports, {gaps} gaps told", member.name);
+        ensure!(
+            told,
+            "{} lost {lost} reports, {gaps} gaps told",
+            member.name
+        );
     }
     Ok(())
 }

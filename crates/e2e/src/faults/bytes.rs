@@ -66,6 +66,19 @@ pub fn ways(length: u64) -> Vec<Damage> {
     ways
 }
 
+/// What the daemon `name` said at its end: standard error and the last lines of its log.
+pub fn last_words(folder: &Path, name: &str) -> String {
+    const LINES: usize = 5;
+    let read = |ending| {
+        let path = folder.join(format!("{name}.{ending}"));
+        fs::read_to_string(path).unwrap_or_default()
+    };
+    let log = read("log");
+    let lines: Vec<_> = log.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(LINES)..];
+    format!("{}{}", read("err"), tail.join("\n"))
+}
+
 /// Copies a folder's files; folders in it are left out.
 ///
 /// # Panics

@@ -32,6 +32,8 @@ pub struct Record {
     pub reports: BTreeMap<(u64, u64), Vec<u8>>,
     /// Number of gaps.
     pub gaps: usize,
+    /// The slave's id.
+    pub id: Option<Vec<u8>>,
     /// Number of Hellos.
     pub hellos: usize,
     /// Number of goodbyes.
@@ -45,18 +47,28 @@ pub struct Record {
 impl Record {
     /// Whether all up to `sequence` of `stream` has come.
     pub fn has(&self, stream: u64, sequence: u64) -> bool {
-        self.marks.get(&stream).is_some_and(|&mark| mark >= sequence)
+        self.marks
+            .get(&stream)
+            .is_some_and(|&mark| mark >= sequence)
     }
 
     fn take_hello(&mut self, hello: &Hello) {
         self.hellos += 1;
+        let id = self.id.get_or_insert_with(|| hello.slave_id.clone());
+        if *id != hello.slave_id {
+            self.breaches
+                .push("ANOTHER: the slave has lost its id".to_owned());
+        }
         for pending in &hello.pending {
             let acked = self.acked.get(&pending.stream).copied().unwrap_or(0);
-            let come = self.marks.entry(pending.stream).or_insert(pending.first - 1);
+            let come = self
+                .marks
+                .entry(pending.stream)
+                .or_insert(pending.first - 1);
             if pending.first - 1 > *come {
                 let breach = format!("LOST: {pending:?} announced, and {come} have come");
                 self.breaches.push(breach);
-            } else if pending.first - 1 > acked && acked > 0 {
+            } else if pending.first - 1 > acked {
                 let breach = format!("LOST: {pending:?} announced, and {acked} were acked");
                 self.breaches.push(breach);
             }
@@ -74,8 +86,9 @@ impl Record {
         if let Some(before) = self.reports.insert(place, bytes.clone())
             && before != bytes
         {
-            self.breaches
-                .push(format!("CHANGED: {place:?} came again with another content"));
+            self.breaches.push(format!(
+                "CHANGED: {place:?} came again with another content"
+            ));
         }
         if !report.preview {
             self.advance(report.stream, report.sequence, report.sequence);

@@ -1,6 +1,7 @@
 //! Which points are swept, and how they are worked off.
 
 use std::env;
+use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -11,6 +12,18 @@ use super::strace::{Calls, Fault, SWEPT};
 pub const CRASH_POINTS: &str = "ROLLCALL_CRASH_POINTS";
 /// Workers: a point mostly waits.
 const WORKERS: usize = 4;
+
+/// While it lives, a panic is told together with this.
+#[derive(Debug)]
+pub struct Naming<'a, T: Display>(pub &'a T);
+
+impl<T: Display> Drop for Naming<'_, T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- at {}", self.0);
+        }
+    }
+}
 
 /// How many of the points of one test are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use crate::daemon::Daemon;
 use crate::skip::skip_loudly;
 
 /// The calls at which a daemon is killed: all that put something where somebody else can see it, or
-/// take it from there.
-pub const SWEPT: [&str; 18] = [
+/// take it from there, and the wait in between.
+pub const SWEPT: [&str; 17] = [
     "write",
     "writev",
     "pwrite64",
@@ -23,7 +23,6 @@ pub const SWEPT: [&str; 18] = [
     "unlink",
     "unlinkat",
     "ftruncate",
-    "openat",
     "sendto",
     "sendmsg",
     "recvfrom",
@@ -42,6 +41,8 @@ pub struct Fault {
     pub what: String,
     /// At which calls of a thread, in strace's words: `3`, `3+`, `3..5`.
     pub when: String,
+    /// Only calls on this file, if it is set.
+    pub file: Option<PathBuf>,
 }
 
 impl Fault {
@@ -51,6 +52,7 @@ impl Fault {
             syscall: syscall.to_owned(),
             what: "signal=SIGKILL".to_owned(),
             when: when.to_string(),
+            file: None,
         }
     }
 
@@ -60,13 +62,26 @@ impl Fault {
             syscall: syscall.to_owned(),
             what: format!("error={errno}"),
             when: when.to_owned(),
+            file: None,
+        }
+    }
+
+    /// The same for calls on one file only.
+    pub fn on(self, file: &Path) -> Self {
+        Self {
+            file: Some(file.to_owned()),
+            ..self
         }
     }
 }
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}:{}:when={}", self.syscall, self.what, self.when)
+        write!(
+            formatter,
+            "{}:{}:when={}",
+            self.syscall, self.what, self.when
+        )
     }
 }
 
@@ -90,7 +105,9 @@ pub fn require_or_skip_loudly(name: &str) -> bool {
         .stdin(Stdio::null())
         .output();
     let why = match tried {
-        Err(error) => format!("strace can't be started: {error}; install it (apt-get install strace)"),
+        Err(error) => {
+            format!("strace can't be started: {error}; install it (apt-get install strace)")
+        }
         Ok(output) if !output.status.success() => {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             format!("strace can't trace here (ptrace is not allowed?): {said}")
@@ -124,10 +141,13 @@ pub fn spawn(name: &str, program: &Path, config: &Path, folder: &Path, trace: &T
             for fault in faults {
                 arguments.push("-e".into());
                 arguments.push(format!("inject={fault}").into());
+                if let Some(file) = &fault.file {
+                    arguments.extend(["-P".into(), file.into()]);
+                }
             }
         }
     }
-    arguments.push("--seccomp-bpf".into());
+    // Not with --seccomp-bpf: signals would not be injected.
     arguments.push(program.into());
     arguments.extend(["--config".into(), config.into()]);
     arguments.extend(["--log-format".into(), "json".into()]);
@@ -162,6 +182,24 @@ impl Calls {
         most
     }
 
+    /// How often the thread that made this call most made it on files whose path ends so.
+    pub fn most_by_thread_on(&self, syscall: &str, path: &str) -> usize {
+        let is_meant = |line: &&str| path.is_empty() || line.contains(&format!("{path}>"));
+        let lines: Vec<_> = self.0.lines().filter(is_meant).collect();
+        let calls = Self(lines.join("\n"));
+        calls.most_by_thread().get(syscall).copied().unwrap_or(0)
+    }
+
+    /// How often this call was made on files whose path ends so after the first one that failed.
+    pub fn after_injection(&self, syscall: &str, path: &str) -> usize {
+        let mut lines = self.0.lines();
+        lines.find(|line| line.contains("(INJECTED)"));
+        lines
+            .filter(|line| name_of(line).is_some_and(|(_, name)| name == syscall))
+            .filter(|line| line.contains(&format!("{path}>")))
+            .count()
+    }
+
     /// How often any of these calls was made on a file whose path contains `path`.
     pub fn count(&self, names: &[&str], path: &str) -> usize {
         let is_meant = |line: &&str| {
@@ -180,7 +218,9 @@ impl Calls {
 fn name_of(line: &str) -> Option<(&str, &str)> {
     let (thread, rest) = line.split_once(' ')?;
     let (name, _) = rest.trim_start().split_once('(')?;
-    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_name = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     is_name.then_some((thread, name))
 }
 
