@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use rollcall_os::units;
 use rollcall_protocol::api::{EventKind, Health, Presence};
 
@@ -38,7 +38,12 @@ const SHOW_HELP: &str = "\
 Examples:
   rollcall show web-1
   rollcall show web-1 --metrics
-  rollcall show web-1 --json | jq '.checks[] | select(.state != \"ok\")'";
+  rollcall show web-1 --history
+  rollcall show web-1 --history 2h --metrics
+  rollcall show web-1 --json | jq '.checks[] | select(.state != \"ok\")'
+
+The history is what changed, by the time at which it happened, and the newest reports, of
+which the master remembers some ([history] reports); gaps stand in their place.";
 
 const EVENTS_HELP: &str = "\
 Examples:
@@ -63,6 +68,22 @@ Starts the rollcall-master and rollcall-slave that lie beside this program, on l
 and ends both on Ctrl-C. Configuration, state and logs stay in one folder, which it
 names; a second run goes on with what is there. Where port 7412 or 7413 is taken it uses
 another and says so. --master and ROLLCALL_MASTER do not matter here.";
+
+const DRILL_HELP: &str = "\
+Examples:
+  rollcall drill
+  rollcall drill --for 10m --kill master --every 500ms
+  rollcall drill --slaves 50 --mode per-message --dir /var/tmp/drill
+  rollcall drill --for 5s --json | jq .lost
+
+Starts a rollcall-master and N rollcall-slave that lie beside this program, on loopback,
+with state of their own: nothing that runs here is touched. For the given time they are
+killed (SIGKILL; one time of five ended with SIGTERM) and started again; then everything
+is delivered, and what was sent and acked is compared with what is stored, report by
+report. What was sent and acked is read on the wire and in the slaves' spools, what is
+stored in the master's database: docs/reliability.md tells how, and what it proves.
+Ctrl-C ends it early with a verdict on what was seen. Exit codes: 0 all is as promised,
+1 it is not. The default folder may be one in memory: name one on a disk with --dir.";
 
 /// The operator's command of Rollcall, which keeps the roll of a fleet: who is there, and how they are.
 #[derive(Debug, Parser)]
@@ -101,7 +122,10 @@ pub(crate) enum Command {
     /// Start a master and a slave here, to try Rollcall out
     #[command(after_help = UP_HELP)]
     Up(UpArgs),
-    /// What `up` starts, to become one of its daemons.
+    /// Kill and restart a master and its slaves under load, and say what came of it
+    #[command(after_help = DRILL_HELP)]
+    Drill(DrillArgs),
+    /// What `up` and `drill` start, to become one of their daemons.
     #[command(hide = true)]
     UpChild(UpChildArgs),
 }
@@ -132,6 +156,10 @@ pub(crate) struct ShowArgs {
     /// Every metric of every check, not just the first few
     #[arg(long)]
     pub(crate) metrics: bool,
+
+    /// What it went through instead of how it is, for so long back [without a value: 24h]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "24h", value_parser = time::parse_length)]
+    pub(crate) history: Option<units::Duration>,
 
     /// As JSON
     #[arg(long)]
@@ -211,7 +239,69 @@ pub(crate) struct NewCheck {
     pub(crate) command: String,
 }
 
-/// See [`crate::up::become_child`].
+/// `rollcall drill`.
+#[derive(Debug, Args)]
+pub(crate) struct DrillArgs {
+    /// Number of slaves
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub(crate) slaves: u16,
+
+    /// How long daemons are ended and started
+    #[arg(long = "for", value_name = "DURATION", default_value = "30s", value_parser = time::parse_length)]
+    pub(crate) duration: units::Duration,
+
+    /// How often each slave reports
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = time::parse_length)]
+    pub(crate) interval: units::Duration,
+
+    /// How the slaves connect
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = DrillMode::Mixed)]
+    pub(crate) mode: DrillMode,
+
+    /// Who is killed
+    #[arg(long, value_name = "WHO", value_enum, default_value_t = Victims::Both)]
+    pub(crate) kill: Victims,
+
+    /// How often somebody is killed: each time after half to one and a half times this
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = time::parse_length)]
+    pub(crate) every: units::Duration,
+
+    /// An empty folder for configuration, state and logs, which stays [default: a temporary one, which stays if the drill fails]
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Who is killed when, again as in the drill that had this seed [default: a random one]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// The verdict as JSON, and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How the slaves of a drill connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrillMode {
+    /// One connection that stays.
+    Pooled,
+    /// A connection for each report.
+    PerMessage,
+    /// Every other slave per-message.
+    Mixed,
+}
+
+/// Who is killed in a drill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Victims {
+    /// The master only.
+    Master,
+    /// Slaves only.
+    Slaves,
+    /// Now the master, now slaves, now both at once.
+    Both,
+}
+
+/// See [`crate::daemons::become_child`].
 #[derive(Debug, Args)]
 pub(crate) struct UpChildArgs {
     /// The process whose end ends the daemon.

@@ -10,7 +10,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rollcall_os::clock;
 use rollcall_os::exit::{Exit, ExitError};
 use rollcall_protocol::api::{
-    ApiError, EventKind, EventList, EventRow, Readiness, SlaveDetail, SlaveList,
+    ApiError, EventKind, EventList, EventRow, Readiness, SlaveDetail, SlaveHistory, SlaveList,
 };
 use serde::de::DeserializeOwned;
 use ureq::http::{Response, StatusCode};
@@ -197,6 +197,14 @@ impl Client {
         let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
         let url = self.url.join(&format!("/v1/slaves/{name}"));
         self.ask(&url, self.answers.get(&url))
+    }
+
+    /// What a slave went through since a moment, in ms since 1970.
+    pub(crate) fn history(&self, name: &str, since_ms: i64) -> Result<SlaveHistory, ClientError> {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        let url = self.url.join(&format!("/v1/slaves/{name}/history"));
+        let request = self.answers.get(&url).query("since", since_ms.to_string());
+        self.ask(&url, request)
     }
 
     /// Events, oldest first.

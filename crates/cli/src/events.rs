@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rollcall_protocol::api::EventRow;
+use rollcall_protocol::api::{EventKind, EventRow};
 
 use crate::args::EventsArgs;
 use crate::client::{Client, ClientError, EventFilter};
@@ -54,23 +54,52 @@ pub(crate) fn run(client: Arc<Client>, args: &EventsArgs, out: &mut Output) -> a
 /// One event as a line: when, who, what, from which state to which, and its text. Cut to the
 /// terminal.
 pub(crate) fn line(event: &EventRow, look: Look) -> String {
-    let when = time::local(event.time_ms);
     let who = escape(event.slave.as_deref().unwrap_or("(master)"));
-    let kind = words::kind(event.kind);
-    let mut what = match &event.subject {
-        Some(subject) => escape(subject).into_owned(),
-        None => String::new(),
-    };
-    let (from, to) = (event.from.as_deref(), event.to.as_deref());
     let mut parts = vec![
-        (when, Tone::Faint),
+        (time::local(event.time_ms), Tone::Faint),
         (format!("  {who:<16}"), Tone::Strong),
-        (format!("  {kind:<12}"), Tone::Plain),
     ];
-    if !what.is_empty() {
-        what.insert_str(0, "  ");
-        parts.push((what, Tone::Plain));
+    parts.extend(what(event));
+    join(parts, look)
+}
+
+/// The same without who, where that is known.
+pub(crate) fn line_of_one_slave(event: &EventRow, look: Look) -> String {
+    let mut parts = vec![(time::local(event.time_ms), Tone::Faint)];
+    parts.extend(what(event));
+    join(parts, look)
+}
+
+/// The text for people, by the local clock where it tells of a stretch of time.
+pub(crate) fn text(event: &EventRow) -> String {
+    let text = escape(&event.text).into_owned();
+    let range = || {
+        let from_ms = time::parse_rfc3339(event.from.as_deref()?)?;
+        let to_ms = time::parse_rfc3339(event.to.as_deref()?)?;
+        let utc = time::clock_range_utc(from_ms, to_ms)?;
+        Some((utc, time::clock_range(from_ms, to_ms)?))
+    };
+    match range() {
+        Some((utc, local)) if lasted(event) => text.replacen(&utc, &local, 1),
+        _ => text,
     }
+}
+
+/// Whether its `from` and `to` are times.
+fn lasted(event: &EventRow) -> bool {
+    matches!(event.kind, EventKind::Gap | EventKind::Degraded)
+}
+
+fn what(event: &EventRow) -> Vec<(String, Tone)> {
+    let kind = words::kind(event.kind);
+    let mut parts = vec![(format!("  {kind:<12}"), Tone::Plain)];
+    if let Some(subject) = &event.subject {
+        parts.push((format!("  {}", escape(subject)), Tone::Plain));
+    }
+    let (from, to) = match lasted(event) {
+        true => (None, None),
+        false => (event.from.as_deref(), event.to.as_deref()),
+    };
     if let Some(from) = from {
         parts.push((format!("  {}", escape(from)), words::tone(from)));
     }
@@ -80,12 +109,12 @@ pub(crate) fn line(event: &EventRow, look: Look) -> String {
         parts.push((escape(to).into_owned(), words::tone(to)));
     }
     if !event.text.is_empty() {
-        parts.push((format!("  {}", escape(&event.text)), Tone::Plain));
+        parts.push((format!("  {}", text(event)), Tone::Plain));
     }
     if event.replayed {
         parts.push(("  (told later)".to_owned(), Tone::Faint));
     }
-    join(parts, look)
+    parts
 }
 
 /// What stderr is told when the master goes away or comes back.

@@ -1,9 +1,11 @@
 //! `rollcall`: the operator's command. It asks a master over HTTP and prints what it says, and
-//! `rollcall up` starts a master and a slave to try Rollcall out.
+//! `rollcall up` starts a master and a slave to try Rollcall out, and `rollcall drill` kills and
+//! restarts them to see what comes of it.
 
 mod args;
 mod client;
 mod daemons;
+mod drill;
 mod escape;
 mod events;
 mod follow;
@@ -11,6 +13,7 @@ mod json;
 mod ls;
 mod metric;
 mod output;
+mod past;
 mod show;
 mod sse;
 mod style;
@@ -58,6 +61,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Show(args) => show::run(&client(), args, &mut out),
         Command::Events(args) => events::run(client(), args, &mut out),
         Command::Up(args) => up::run(args, &mut out),
+        Command::Drill(args) => drill::run(args, &mut out),
         Command::UpChild(args) => daemons::become_child(args),
     }
 }

@@ -8,7 +8,7 @@ use crate::escape::escape;
 use crate::output::{Look, Output};
 use crate::style::Tone;
 use crate::table::{self, Column, Field};
-use crate::{json, ls, metric, time, words};
+use crate::{json, ls, metric, past, time, words};
 
 /// Metrics of a check that are shown unless all are asked for.
 const MAIN_METRICS: usize = 4;
@@ -34,6 +34,10 @@ const METRICS: [Column; 3] = [column("CHECK", 0), column("METRIC", 0), column("V
 
 /// Shows one slave.
 pub(crate) fn run(client: &Client, args: &ShowArgs, out: &mut Output) -> anyhow::Result<()> {
+    if let Some(back) = args.history {
+        let back_ms = i64::try_from(back.get().as_millis()).unwrap_or(i64::MAX);
+        return past::run(client, args, back_ms, out);
+    }
     let slave = client.slave(&args.name).map_err(ClientError::with_exit)?;
     if args.json {
         out.line(&json::pretty(&slave)?)?;
@@ -165,13 +169,20 @@ fn badness(state: Health) -> u8 {
 }
 
 fn main_metrics(metrics: &[MetricRow]) -> String {
-    let shown = metrics.iter().take(MAIN_METRICS);
-    let mut words: Vec<_> = shown
+    let shown = metrics.len().min(MAIN_METRICS);
+    let mut text = all_metrics(&metrics[..shown]);
+    if metrics.len() > MAIN_METRICS {
+        text.push_str(&format!(" +{}", metrics.len() - MAIN_METRICS));
+    }
+    text
+}
+
+/// Metrics in one line.
+pub(crate) fn all_metrics(metrics: &[MetricRow]) -> String {
+    let words: Vec<_> = metrics
+        .iter()
         .map(|row| format!("{}={}", escape(&row.name), metric::value(row)))
         .collect();
-    if metrics.len() > MAIN_METRICS {
-        words.push(format!("+{}", metrics.len() - MAIN_METRICS));
-    }
     words.join(" ")
 }
 

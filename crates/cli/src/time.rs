@@ -44,6 +44,34 @@ pub(crate) fn local(ms: i64) -> String {
     )
 }
 
+/// "12:00-12:40" by the local clock, with the dates if they differ; none beyond the calendar.
+pub(crate) fn clock_range(from_ms: i64, to_ms: i64) -> Option<String> {
+    clock_range_in(&TimeZone::system(), from_ms, to_ms)
+}
+
+/// The same in UTC, as the master writes it into texts.
+pub(crate) fn clock_range_utc(from_ms: i64, to_ms: i64) -> Option<String> {
+    clock_range_in(&TimeZone::UTC, from_ms, to_ms)
+}
+
+fn clock_range_in(zone: &TimeZone, from_ms: i64, to_ms: i64) -> Option<String> {
+    let at = |ms| {
+        let at = Timestamp::from_millisecond(ms).ok()?;
+        Some(at.to_zoned(zone.clone()))
+    };
+    let (from, to) = (at(from_ms)?, at(to_ms)?);
+    let format = match from.date() == to.date() {
+        true => "%H:%M",
+        false => "%Y-%m-%d %H:%M",
+    };
+    Some(format!("{}-{}", from.strftime(format), to.strftime(format)))
+}
+
+/// A moment as the API writes it, in ms since 1970.
+pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
+    Some(text.parse::<Timestamp>().ok()?.as_millisecond())
+}
+
 /// A positive length of time such as "90s", "1h 30m", "2d" (days have 24 hours).
 pub(crate) fn parse_length(text: &str) -> Result<units::Duration, String> {
     let length: units::Duration = text.parse().map_err(|error: UnitError| error.to_string())?;
@@ -137,6 +165,19 @@ mod tests {
         for bad in ["", "ten", "0s", "-5s", "10"] {
             assert!(parse_length(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_range_has_dates_only_if_they_differ() {
+        let minute = 60_000;
+        let range = |from, to| clock_range_utc(from, to).unwrap();
+        assert_eq!(range(720 * minute, 760 * minute), "12:00-12:40");
+        assert_eq!(
+            range(1430 * minute, 1450 * minute),
+            "1970-01-01 23:50-1970-01-02 00:10"
+        );
+        assert_eq!(clock_range(i64::MIN, 0), None);
+        assert_eq!(parse_rfc3339("1970-01-01T00:00:01.500Z"), Some(1_500));
     }
 
     #[test]

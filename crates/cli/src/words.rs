@@ -22,7 +22,7 @@ pub(crate) const HEALTHS: [Health; 4] = [
 ];
 
 /// Every kind of event.
-pub(crate) const KINDS: [EventKind; 10] = [
+pub(crate) const KINDS: [EventKind; 11] = [
     EventKind::Enrolled,
     EventKind::Presence,
     EventKind::Health,
@@ -33,6 +33,7 @@ pub(crate) const KINDS: [EventKind; 10] = [
     EventKind::Restart,
     EventKind::Renamed,
     EventKind::MasterStart,
+    EventKind::Degraded,
 ];
 
 /// As in the API.
@@ -69,6 +70,7 @@ pub(crate) fn kind(kind: EventKind) -> &'static str {
         EventKind::Restart => "restart",
         EventKind::Renamed => "renamed",
         EventKind::MasterStart => "master_start",
+        EventKind::Degraded => "degraded",
     }
 }
 

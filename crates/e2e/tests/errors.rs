@@ -142,26 +142,29 @@ fn points<'a>(rows: &'a [Row], calls: &Calls) -> Vec<(&'a Row, usize)> {
 fn sweep(
     what: &str,
     points: &[(&Row, usize)],
-    run: impl Fn(&Row, usize) -> anyhow::Result<End> + Sync,
+    run: impl Fn(&Row, usize) -> anyhow::Result<Option<End>> + Sync,
 ) {
     let done = work_off(points, |&(row, first)| {
         let text = format!("{row} at {first}");
         let _naming = Naming(&text);
         let end = run(row, first).with_context(|| text.clone())?;
-        ensure!(row.ends.contains(&end), "{text}: {end:?}");
+        let in_order = end.is_none_or(|end| row.ends.contains(&end));
+        ensure!(in_order, "{text}: {end:?}");
         anyhow::Ok(end)
     });
     let count = |end| {
         let same = done.iter().filter(|done| done.as_ref().ok() == Some(&end));
         same.count()
     };
+    let injected = done.len() - count(None);
+    assert!(injected * 2 > done.len(), "{injected} of {}", done.len());
     let broken: Vec<_> = done.iter().filter_map(|done| done.as_ref().err()).collect();
     println!(
         "errors, {what}: {} injected, {} unmoved, {} reconnected, {} gave up with 74, {} broke a promise",
-        points.len(),
-        count(End::Unmoved),
-        count(End::Reconnected),
-        count(End::GaveUp),
+        injected,
+        count(Some(End::Unmoved)),
+        count(Some(End::Reconnected)),
+        count(Some(End::GaveUp)),
         broken.len()
     );
     assert!(broken.is_empty(), "{what}: {broken:#?}");
@@ -170,6 +173,13 @@ fn sweep(
 /// The file of a row, under the folder of a run.
 fn file(row: &Row, folder: &Path) -> Option<PathBuf> {
     (!row.file.is_empty()).then(|| folder.join(row.file))
+}
+
+/// Whether the fault has hit what no kernel would fail: the pipes by which a process talks to itself.
+/// Or the run had fewer of these calls this time.
+fn is_elsewhere(row: &Row, calls: &Calls) -> bool {
+    let is_socket = ["recvfrom", "sendto"].contains(&row.syscall);
+    !calls.was_injected() || (is_socket && !calls.was_injected_into_tcp())
 }
 
 /// After a sync that failed none is tried on the same file: the kernel may have dropped what it
@@ -198,15 +208,18 @@ fn a_master_survives_errors_or_restarts_from_its_disk() {
         let folder = tempfile::tempdir()?;
         let file = file(row, folder.path());
         let fault = row.fault(first, file.as_deref());
-        let (end, _run) = stage.suffer(folder.path(), &[fault])?;
+        let suffered = stage.suffer(folder.path(), &[fault]);
         let calls = Calls::read(folder.path(), "master");
+        if is_elsewhere(row, &calls) {
+            return Ok(None);
+        }
+        let (end, _run) = suffered?;
         ensure_not_retried(row, &calls)?;
         let log = std::fs::read_to_string(folder.path().join("master.log"))?;
-        let is_told = log.contains(row.event);
-        ensure!(is_told || !calls.was_injected(), "no {} in the log", row.event);
+        ensure!(log.contains(row.event), "no {} in the log", row.event);
         let database = master_state(folder.path()).join("master.db");
         ensure!(database.exists(), "no {}", database.display());
-        Ok(end)
+        Ok(Some(end))
     });
 }
 
@@ -224,12 +237,15 @@ fn a_slave_survives_errors_or_restarts_from_its_disk() {
     sweep("the slave", &points, |row, first| {
         let run = SlaveRun::new(None, "pooled");
         let file = file(row, run.folder.path());
-        let end = run.suffer(&[row.fault(first, file.as_deref())])?;
+        let suffered = run.suffer(&[row.fault(first, file.as_deref())]);
         let calls = Calls::read(run.folder.path(), "slave");
+        if is_elsewhere(row, &calls) {
+            return Ok(None);
+        }
+        let end = suffered?;
         ensure_not_retried(row, &calls)?;
         let log = std::fs::read_to_string(run.folder.path().join("slave.log"))?;
-        let is_told = log.contains(row.event);
-        ensure!(is_told || !calls.was_injected(), "no {} in the log", row.event);
-        Ok(end)
+        ensure!(log.contains(row.event), "no {} in the log", row.event);
+        Ok(Some(end))
     });
 }

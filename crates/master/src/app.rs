@@ -13,7 +13,7 @@ use rollcall_os::log::{self, LogHandle};
 use rollcall_os::signal::{Signal, Signals};
 use rollcall_os::socket;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,9 +22,9 @@ use crate::config::Config;
 use crate::http::{self, Limits, Readers};
 use crate::listener::{self, Accepting};
 use crate::reactor::{CoreFailure, Publication, Reactor};
-use crate::roll::{Durable, Roll, Stamp};
+use crate::roll::{self, Durable, Roll, Stamp};
 use crate::stats::Stats;
-use crate::store::{Loaded, Opened, Outcome, Store, StoreHandle};
+use crate::store::{self, Inspect, Loaded, Opened, Outcome, Store, StoreHandle};
 use crate::view::ReportsAsked;
 
 /// Events that a follower may be behind before it reads them from the store.
@@ -45,14 +45,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         std::io::stdout().write_all(text.as_bytes())?;
         return Ok(());
     }
+    if args.verify_store {
+        return verify_store(&config);
+    }
     let level = args.log_level.unwrap_or(config.log_level);
     let log = log::init(args.log_format.or(config.log_format), level)?;
-    log_panics();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("can't start the runtime")?;
-    LocalSet::new().block_on(&runtime, serve(args, config, &log))
+    log::log_panics();
+    rollcall_os::runtime::run(serve(args, config, &log))
+}
+
+/// Prints what is in the store and whether it is sound.
+fn verify_store(config: &Config) -> anyhow::Result<()> {
+    let inspect = Inspect {
+        record: roll::inspect_record,
+        redo: roll::inspect_redo,
+    };
+    let verdict = store::verify(&config.state_directory, inspect).exit_with(Exit::Store)?;
+    std::io::stdout().write_all(verdict.to_string().as_bytes())?;
+    if verdict.is_sound() {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!("the store is damaged: see above");
+    Err(ExitError::new(Exit::Store, error).into())
 }
 
 async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
@@ -92,6 +106,8 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
     let mut core = JoinSet::new();
     let clock = Rc::clone(&reactor);
     core.spawn_local(async move { clock.keep_time().await });
+    let credit = Rc::clone(&reactor);
+    core.spawn_local(async move { credit.share_out().await });
     let owner = Rc::clone(&reactor);
     core.spawn_local(async move { owner.answer_readers(questions_in).await });
     tracing::info!(
@@ -268,8 +284,11 @@ fn restore(
         next_group: loaded.next_group,
         next_event: loaded.next_event,
     };
-    let mut roll = Roll::restore(durable, config.presence, config.rings, stamp.at).exit_with(Exit::Store)?;
+    let mut roll =
+        Roll::restore(durable, config.presence, config.rings, stamp.at).exit_with(Exit::Store)?;
     let stats = Arc::new(Stats::default());
+    let set_aside = u64::try_from(loaded.set_aside_files).unwrap_or(u64::MAX);
+    stats.set_aside.set(set_aside);
     let (roll_sender, roll_receiver) = watch::channel(Arc::default());
     let (events_sender, _) = broadcast::channel(EVENTS_BEHIND_MAX);
     let readers = Readers {
@@ -343,18 +362,4 @@ fn log_listening(listener: &TcpListener) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(event = "listening", address = %address, "slaves can connect");
     }
-}
-
-/// A panic is a line in the log like any other failure.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        let text = panic.payload_as_str().unwrap_or("no text");
-        tracing::error!(
-            event = "panic",
-            error = text,
-            place,
-            "a task panicked: this is a bug"
-        );
-    }));
 }

@@ -14,6 +14,7 @@ use rollcall_os::log::{Level, LogFormat};
     after_help = "Examples:
   rollcall-master                                       run on /etc/rollcall/master.toml, or the defaults
   rollcall-master --config my.toml --check              validate a file and print what it comes to
+  rollcall-master --config my.toml --verify-store       check the store, read only
   rollcall ls                                           read the roll of a running master
 
 Signals:
@@ -32,6 +33,11 @@ pub(crate) struct Args {
     /// Validate the configuration, print it with all defaults filled in, and exit
     #[arg(long)]
     pub(crate) check: bool,
+
+    /// Check the whole store, say what is in it, and exit: 0 if it is sound, 74 if not. It is only read,
+    /// and a master may be running on it
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) verify_store: bool,
 
     /// How the log looks: "json" or "pretty" [default: as configured]
     #[arg(long, value_name = "FORMAT")]

@@ -8,7 +8,7 @@ use std::time;
 
 use garde::Validate;
 use rollcall_os::config::{ConfigError, Faults, Reported, load_with, within};
-use rollcall_os::log::{Level, LogFormat};
+use rollcall_os::log::{Level, LogConfig, LogFormat};
 use rollcall_os::socket::Liveness;
 use rollcall_os::units::{Bytes, Duration};
 use rollcall_protocol::limits::{FRAME_PAYLOAD_BYTES_MAX, WINDOW_MAX};
@@ -48,7 +48,7 @@ pub(crate) struct Raw {
     #[garde(dive)]
     shutdown: RawShutdown,
     #[garde(skip)]
-    log: RawLog,
+    log: LogConfig,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, Validate)]
@@ -141,22 +141,6 @@ struct RawLimits {
 struct RawShutdown {
     #[garde(custom(within(Duration::from_millis(100), Duration::from_secs(300))))]
     deadline: Duration,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct RawLog {
-    format: FormatChoice,
-    level: Level,
-}
-
-/// The log's format, or the one that suits where it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum FormatChoice {
-    Auto,
-    Json,
-    Pretty,
 }
 
 /// The configuration, known to be right.
@@ -290,11 +274,7 @@ fn resolved(raw: Raw) -> Config {
         },
         connections_max: raw.limits.connections_max,
         shutdown_deadline: raw.shutdown.deadline.get(),
-        log_format: match raw.log.format {
-            FormatChoice::Auto => None,
-            FormatChoice::Json => Some(LogFormat::Json),
-            FormatChoice::Pretty => Some(LogFormat::Pretty),
-        },
+        log_format: raw.log.format(),
         log_level: raw.log.level,
         raw,
     }

@@ -5,8 +5,11 @@
 //! that wait for it consume and ack.
 
 mod commit;
+mod credit;
 mod failure;
 mod history;
+#[cfg(test)]
+mod tests;
 mod tick;
 
 use std::cell::{Cell, RefCell, RefMut};
@@ -29,7 +32,11 @@ use crate::roll::{Published, Roll, SessionId, Taken};
 use crate::stats::Stats;
 use crate::view::{Degraded, RollSnapshot};
 use commit::Turn;
+use credit::Credit;
 
+pub(crate) use credit::SHARE_FRAMES;
+#[cfg(test)]
+pub(crate) use credit::SHARES_MAX;
 pub(crate) use failure::CoreFailure;
 
 /// What a master tells its slaves to keep to.
@@ -76,6 +83,7 @@ pub(crate) struct Reactor {
     /// The newest group that is on disk.
     durable_group: Cell<u64>,
     degraded: RefCell<Option<Degraded>>,
+    credit: Credit,
     wanted: Notify,
     failed: Notify,
 }
@@ -111,6 +119,7 @@ impl Reactor {
             committed_at: Cell::new(Moment::ZERO),
             durable_group: Cell::new(0),
             degraded: RefCell::default(),
+            credit: Credit::new(),
             wanted: Notify::new(),
             failed: Notify::new(),
         };
@@ -149,6 +158,11 @@ impl Reactor {
         &self.publication.stats
     }
 
+    /// What backlogs may take.
+    pub(crate) fn credit(&self) -> &Credit {
+        &self.credit
+    }
+
     /// A name for a new connection.
     pub(crate) fn next_session(&self) -> SessionId {
         let id = self.sessions.get() + 1;
@@ -156,9 +170,14 @@ impl Reactor {
         id
     }
 
-    /// The answer to a Hello.
-    pub(crate) fn welcome(&self, marks: Vec<Mark>) -> Welcome {
+    /// The answer to a Hello of a slave that has `backlog` unacked reports.
+    pub(crate) fn welcome(&self, marks: Vec<Mark>, backlog: u64) -> Welcome {
         let rules = self.rules();
+        let window = if backlog > u64::from(SHARE_FRAMES) {
+            rules.window.min(SHARE_FRAMES)
+        } else {
+            rules.window
+        };
         let (back_min_ms, back_max_ms) = self.come_back();
         Welcome {
             version: VERSION_MAX,
@@ -166,7 +185,7 @@ impl Reactor {
             master_version: env!("CARGO_PKG_VERSION").to_owned(),
             marks,
             max_frame_bytes: u32::try_from(rules.frame_bytes_max).unwrap_or(u32::MAX),
-            window: rules.window,
+            window,
             back_min_ms,
             back_max_ms,
         }
@@ -192,14 +211,10 @@ impl Reactor {
         }
     }
 
-    /// Tells of a peer that was refused: a few lines a minute for each address.
+    /// Tells of a peer that was refused.
     pub(crate) fn log_refused(&self, peer: SocketAddr, refusal: &Refusal) {
         self.stats().refused.add(1);
-        let allowed = self.refusals.borrow_mut().allow(peer.ip(), clock::boot());
-        if allowed.is_none() {
-            self.stats().suppressed.add(1);
-        }
-        if let Some(suppressed) = allowed {
+        if let Some(suppressed) = self.may_tell_of(peer) {
             tracing::warn!(
                 event = "session_refused",
                 peer = %peer,
@@ -209,6 +224,28 @@ impl Reactor {
                 "a connection was refused"
             );
         }
+    }
+
+    /// Tells of a peer that closed in the middle of a frame.
+    pub(crate) fn log_cut(&self, peer: SocketAddr) {
+        if let Some(suppressed) = self.may_tell_of(peer) {
+            tracing::warn!(
+                event = "connection_cut",
+                peer = %peer,
+                suppressed,
+                "the peer closed in the middle of a frame"
+            );
+        }
+    }
+
+    /// Whether a line about what `peer` did may be written: a few a minute for each address. If so,
+    /// how many were left out before it.
+    fn may_tell_of(&self, peer: SocketAddr) -> Option<u64> {
+        let allowed = self.refusals.borrow_mut().allow(peer.ip(), clock::boot());
+        if allowed.is_none() {
+            self.stats().suppressed.add(1);
+        }
+        allowed
     }
 
     /// The window in which the slaves of this fleet come back, in milliseconds: as long as it takes

@@ -67,6 +67,8 @@ pub(crate) struct Stats {
     pub(crate) committing_since_ms: Counter,
     /// Bytes that the remembered reports of all slaves take.
     pub(crate) reports_bytes: Counter,
+    /// Databases that were set aside as damaged and are still there.
+    pub(crate) set_aside: Counter,
     /// Events that could not be read because their rows are damaged.
     pub(crate) events_damaged: Counter,
     /// Log lines that rate limits held back.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rollcall_protocol::Moment;
 use rollcall_protocol::api::{Health, Mode, Presence, SlaveRow};
 use rollcall_protocol::limits::ID_BYTES;
-use rollcall_protocol::Moment;
 use rollcall_protocol::wire::Status;
 use tokio::sync::oneshot;
 

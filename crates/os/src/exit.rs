@@ -119,8 +119,13 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 fn report(name: &str, error: &anyhow::Error, out: &mut impl Write) -> std::io::Result<()> {
     let exit = exit_of(error);
     writeln!(out, "{name}: {error}")?;
-    for cause in error.chain().skip(1) {
-        writeln!(out, "  caused by: {cause}")?;
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Many messages have their cause in them, where it reads best.
+        if !said.contains(&cause) {
+            writeln!(out, "  caused by: {cause}")?;
+        }
+        said = cause;
     }
     writeln!(out, "{name}: exit code {} ({})", exit.code(), exit.name())
 }

@@ -11,14 +11,14 @@ use rollcall_os::signal::{Signal, Signals};
 use rollcall_protocol::wire;
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
 use crate::collect::{self, CollectError, Collected, Collector};
 use crate::config::Config;
 use crate::link::{Link, LinkConfig};
-use crate::spool::{Ended, Spool, SpoolEnd, SpoolError};
+use crate::spool::{self, Ended, NewIdentity, Spool, SpoolEnd, SpoolError};
 
 /// How long the tasks may take to end beyond the drain time: check plugins are given some seconds.
 const END_WAIT: Duration = Duration::from_secs(10);
@@ -34,14 +34,38 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         std::io::stdout().write_all(text.as_bytes())?;
         return Ok(());
     }
+    if args.new_identity {
+        return new_identity(&config);
+    }
     let level = args.log_level.unwrap_or(config.log_level);
     let log = log::init(args.log_format.or(config.log_format), level)?;
-    log_panics();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("can't start the runtime")?;
-    LocalSet::new().block_on(&runtime, serve(args, config, &log))
+    log::log_panics();
+    rollcall_os::runtime::run(serve(args, config, &log))
+}
+
+/// Makes a copied state folder one of its own, and says what was done.
+fn new_identity(config: &Config) -> anyhow::Result<()> {
+    let directory = &config.state_directory;
+    let NewIdentity { old, new, backlog } =
+        spool::renew_identity(directory, config.spool).exit_with(Exit::Store)?;
+    let [old, new] = [old, new].map(u128::from_be_bytes);
+    let reports = match backlog {
+        0 => "no report is waiting in the spool".to_owned(),
+        1 => {
+            "1 report that was not acked stays in the spool and is sent under the new id".to_owned()
+        }
+        _ => format!(
+            "{backlog} reports that were not acked stay in the spool and are sent under the new id"
+        ),
+    };
+    writeln!(
+        std::io::stdout(),
+        "{}: this slave has a new id\n  old id  {old:032x}\n  new id  {new:032x}\n  {reports}\n\
+         Its name is \"{}\": no other slave of the same master may have it.",
+        directory.display(),
+        config.link.name,
+    )?;
+    Ok(())
 }
 
 async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
@@ -296,20 +320,6 @@ fn task_failure(ended: Option<Result<Result<(), Failure>, JoinError>>) -> Failur
         Some(Err(panic)) => panic.into(),
         Some(Ok(Ok(()))) | None => Failure::Ended("a core task"),
     }
-}
-
-/// A panic is a line in the log like any other failure.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        let text = panic.payload_as_str().unwrap_or("no text");
-        tracing::error!(
-            event = "panic",
-            error = text,
-            place,
-            "a task panicked: this is a bug"
-        );
-    }));
 }
 
 #[cfg(test)]

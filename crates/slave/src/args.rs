@@ -14,6 +14,7 @@ use rollcall_os::log::{Level, LogFormat};
     after_help = "Examples:
   rollcall-slave                                       run on /etc/rollcall/slave.toml, or the defaults
   rollcall-slave --config my.toml --check              validate a file and print what it comes to
+  rollcall-slave --new-identity                        make a copied state folder one of its own
   sqlite3 /var/lib/rollcall-slave/spool.db .schema     look into the spool of a running slave
 
 Signals:
@@ -32,6 +33,11 @@ pub(crate) struct Args {
     /// Validate the configuration, print it with all defaults filled in, and exit
     #[arg(long)]
     pub(crate) check: bool,
+
+    /// Give the slave a new id, print it, and exit: the remedy after a state folder was copied. What
+    /// is in the spool stays and is sent under the new id
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) new_identity: bool,
 
     /// How the log looks: "json" or "pretty" [default: as configured]
     #[arg(long, value_name = "FORMAT")]

@@ -29,6 +29,7 @@ use crate::check::schedule::{Job, Scheduler};
 use crate::config::check::Checks;
 use crate::config::probe::Probes as ProbesConfig;
 use crate::probe::{self, Probes, SAMPLE_INTERVAL_MIN};
+use crate::random;
 
 /// The name of the check in which the agent says what is wrong with the report itself. It is there
 /// only while there is something to say.
@@ -95,8 +96,8 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// Starts to collect. The first status is due after [`SAMPLE_INTERVAL_MIN`], the next ones
-    /// after the interval each.
+    /// Starts to collect. The first status is due after [`SAMPLE_INTERVAL_MIN`], the second after a
+    /// random part of the interval, the next ones after the interval each.
     pub(crate) fn start(config: Config) -> Self {
         let (beat, beats) = mpsc::channel(1);
         let (result, results) = mpsc::channel(RESULTS_MAX);
@@ -144,7 +145,7 @@ impl Collector {
     }
 
     /// Takes over a new configuration. Checks that stay as they are run on undisturbed and keep
-    /// their results; the next status comes an interval from now.
+    /// their results; if the interval has changed, the next status comes after a random part of it.
     pub(crate) fn reconfigure(&mut self, config: Config) {
         let jobs = config.jobs();
         self.newest.keep(&jobs);
@@ -181,9 +182,13 @@ async fn sample_host(mut config: watch::Receiver<Config>, beats: mpsc::Sender<Ve
     };
     let mut probes = Probes::new(probes);
     let mut ticks = beat(SAMPLE_INTERVAL_MIN, interval);
+    let mut is_first = true;
     loop {
         tokio::select! {
             _ = ticks.tick() => {
+                if std::mem::take(&mut is_first) {
+                    ticks.reset_after(phase(interval));
+                }
                 // First the room, then the sample: what is handed over is fresh.
                 let Ok(room) = beats.reserve().await else {
                     return;
@@ -198,11 +203,19 @@ async fn sample_host(mut config: watch::Receiver<Config>, beats: mpsc::Sender<Ve
                 probes.configure(new.probes);
                 if new.interval != interval {
                     interval = new.interval;
-                    ticks = beat(interval, interval);
+                    ticks = beat(phase(interval), interval);
+                    is_first = false;
                 }
             }
         }
     }
+}
+
+/// A random part of the interval, so that slaves which were started or reconfigured together report
+/// at different moments from then on.
+fn phase(interval: Duration) -> Duration {
+    let spread = interval.saturating_sub(SAMPLE_INTERVAL_MIN);
+    (interval - spread) + spread.mul_f64(random::unit())
 }
 
 fn beat(first: Duration, interval: Duration) -> Interval {

@@ -13,6 +13,7 @@ mod collect;
 mod config;
 mod link;
 mod probe;
+mod random;
 mod spool;
 
 use std::process::ExitCode;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use self::child::{Daemon, Log, become_child};
 pub(crate) use self::log_tail::tail;
-pub(crate) use self::ports::{Ports, PortsError, Reservation};
+pub(crate) use self::ports::{Ports, Reservation};
 pub(crate) use self::programs::Programs;
 pub(crate) use self::signals::on_stop_signal;
 

@@ -125,6 +125,38 @@ fn show_tells_of_the_checks() {
 }
 
 #[test]
+fn show_tells_the_past() {
+    let gap = event(20, "gap: 12 reports, 00:00-00:40, spool full")
+        .replace(r#""presence""#, r#""gap""#)
+        .replace(r#""from":"up""#, r#""from":"1970-01-01T00:00:20.000Z""#)
+        .replace(r#""to":"late""#, r#""to":"1970-01-01T00:40:00.000Z""#);
+    let history = format!(
+        r#"{{"name":"web-1","since":"1970-01-01T00:00:00.000Z","until":"1970-01-02T00:00:00.000Z","events":[{},{gap}],"events_cut":false,"reports":[{{"time":"1970-01-01T00:00:30.000Z","stream":"01","sequence":3,"health":"ok","checks":[]}}]}}"#,
+        event(10, "no report")
+    );
+    let fake = FakeMaster::start(move |_| ok(&history));
+    let out = run(&master_of(&fake), &["show", "web-1", "--history", "2h"]);
+    let stdout = text(&out.stdout);
+    assert!(out.status.success(), "{out:?}");
+    let target = fake.requests.recv().unwrap().target;
+    assert!(
+        target.starts_with("/v1/slaves/web%2D1/history?since="),
+        "{target}"
+    );
+    let lines: Vec<_> = stdout.lines().collect();
+    assert!(lines[2].ends_with("presence      up -> late  no report"));
+    assert!(lines[3].contains("  gap           gap: 12 reports, "));
+    assert!(lines[6].contains("-       gap: 12 reports, "), "{stdout}");
+    assert!(lines[7].ends_with("ok      0 ok"), "{stdout}");
+    let json = run(
+        &master_of(&fake),
+        &["show", "web-1", "--json", "--history"],
+    );
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["events"][1]["kind"], "gap");
+}
+
+#[test]
 fn events_since_a_moment_are_all_fetched_and_the_newest_kept() {
     let pages = [
         format!(r#"{{"events":[{},{}]}}"#, event(1, "one"), event(5, "five")),

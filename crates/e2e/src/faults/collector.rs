@@ -34,6 +34,8 @@ pub struct Record {
     pub gaps: usize,
     /// The slave's id.
     pub id: Option<Vec<u8>>,
+    /// The stream that the slave appends to, as its last Hello says.
+    pub own: Option<u64>,
     /// Number of Hellos.
     pub hellos: usize,
     /// Number of goodbyes.
@@ -54,6 +56,7 @@ impl Record {
 
     fn take_hello(&mut self, hello: &Hello) {
         self.hellos += 1;
+        self.own = Some(hello.stream);
         let id = self.id.get_or_insert_with(|| hello.slave_id.clone());
         if *id != hello.slave_id {
             self.breaches

@@ -202,6 +202,24 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// Has those with a connection that stays come back to a master that may have lost what it had
+    /// acked.
+    ///
+    /// # Errors
+    /// If it does not take what they send.
+    pub fn rejoin(&mut self, master: SocketAddr) -> anyhow::Result<()> {
+        for member in &mut self.members {
+            if member.mode == Mode::Pooled {
+                member
+                    .rejoin(master)
+                    .with_context(|| format!("{} after the damage", member.name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Default for Fleet {
     fn default() -> Self {
         Self::new()
@@ -280,6 +298,15 @@ impl Member {
     }
 
     fn open(&mut self, master: SocketAddr) -> anyhow::Result<()> {
+        let mark = self.greet(master)?;
+        let (acked, sent) = (self.acked, self.last_sent());
+        ensure!(mark >= acked, "LOST: {acked} acked, the mark is {mark}");
+        ensure!(mark <= sent, "INVENTED: {sent} sent, the mark is {mark}");
+        Ok(())
+    }
+
+    /// Connects and says Hello; how far the master has the stream.
+    fn greet(&mut self, master: SocketAddr) -> anyhow::Result<u64> {
         let unacked = self.sent.iter().filter(|item| item.last() > self.acked);
         let hello = self.hello(unacked.count());
         let mut peer = Peer::connect(master)?;
@@ -294,10 +321,7 @@ impl Member {
             bail!("one stream was announced: {:?}", welcome.marks);
         };
         ensure!(mark.stream == self.stream, "a mark of another stream");
-        let (acked, sent) = (self.acked, self.last_sent());
-        ensure!(mark.sequence >= acked, "LOST: {acked} acked, {mark:?}");
-        ensure!(mark.sequence <= sent, "INVENTED: {sent} sent, {mark:?}");
-        Ok(())
+        Ok(mark.sequence)
     }
 
     fn recover(&mut self, master: SocketAddr) -> anyhow::Result<()> {
@@ -312,6 +336,27 @@ impl Member {
                 self.send(item, item.last() == newest)?;
             }
         }
+        self.await_acks()
+    }
+
+    /// Comes back to a master that may have lost what it had acked: says so in a gap, as a slave
+    /// does, and sends one more report.
+    fn rejoin(&mut self, master: SocketAddr) -> anyhow::Result<()> {
+        let mark = self.greet(master)?;
+        let sent = self.last_sent();
+        ensure!(mark <= sent, "INVENTED: {sent} sent, the mark is {mark}");
+        if mark < sent {
+            let gap = Gap {
+                stream: self.stream,
+                first: mark + 1,
+                last: sent,
+                reason: GapReason::AckedBefore.into(),
+                ..Gap::default()
+            };
+            self.peer()?.send(to_master::Kind::Gap(gap))?;
+        }
+        let item = self.next_report();
+        self.send(item, true)?;
         self.await_acks()
     }
 

@@ -89,9 +89,8 @@ impl SlaveRun {
         let before = self.collector.record();
         let sent = poll_until(PATIENCE, || {
             let record = self.collector.record();
-            let newest = record.streams.last();
-            let own = newest.filter(|own| !before.streams.contains(own));
-            let own = own.is_some_and(|&own| record.has(own, OWN_REPORTS));
+            let own = record.own.filter(|_| record.own != before.own);
+            let own = own.is_some_and(|own| record.has(own, OWN_REPORTS));
             let ended = daemon.ended().is_some();
             (ended || (own && is_enough(&record))).then_some(())
         });

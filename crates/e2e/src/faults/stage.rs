@@ -52,6 +52,21 @@ impl Stage {
     /// # Panics
     /// If the script fails.
     pub fn killed() -> Self {
+        Self::played(Master::kill_and_wait)
+    }
+
+    /// The folder of a master that was stopped in order after the script.
+    ///
+    /// # Panics
+    /// If the script fails.
+    pub fn stopped() -> Self {
+        Self::played(|master| {
+            let status = master.terminate();
+            assert!(status.success(), "{status}");
+        })
+    }
+
+    fn played(end: impl Fn(&mut Master)) -> Self {
         let stage = Self::empty();
         let run = tempfile::tempdir().expect("a folder");
         let mut master = Master::started(run.path());
@@ -59,7 +74,7 @@ impl Stage {
         fleet
             .play(master.address(), &SCRIPT)
             .expect("an undisturbed run");
-        master.kill_and_wait();
+        end(&mut master);
         bytes::copy_folder(&master_state(run.path()), stage.folder.path());
         Self { fleet, ..stage }
     }

@@ -125,7 +125,7 @@ pub fn require_or_skip_loudly(name: &str) -> bool {
 /// If it can't be started.
 #[track_caller]
 pub fn spawn(name: &str, program: &Path, config: &Path, folder: &Path, trace: &Trace) -> Daemon {
-    let mut arguments: Vec<OsString> = ["-D", "-f", "-qq", "-y", "-e", "signal=none", "-o"]
+    let mut arguments: Vec<OsString> = ["-D", "-f", "-qq", "-yy", "-e", "signal=none", "-o"]
         .map(OsString::from)
         .into();
     arguments.push(calls_file(folder, name).into());
@@ -211,6 +211,12 @@ impl Calls {
     /// Whether a fault was injected.
     pub fn was_injected(&self) -> bool {
         self.0.contains("(INJECTED)")
+    }
+
+    /// Whether a fault was injected into a call on a TCP connection.
+    pub fn was_injected_into_tcp(&self) -> bool {
+        let mut lines = self.0.lines();
+        lines.any(|line| line.contains("(INJECTED)") && line.contains("<TCP"))
     }
 }
 

@@ -15,10 +15,12 @@ use rollcall_os::clock;
 use rollcall_protocol::frame::{self, Frames};
 use rollcall_protocol::session::master::Step;
 use rollcall_protocol::session::{MasterSession, Refusal};
-use rollcall_protocol::wire::{Ack, Hello, Mark, Resync, ToMaster, ToSlave, to_slave::Kind};
+use rollcall_protocol::wire::{
+    Ack, Hello, Mark, Resync, ToMaster, ToSlave, to_master, to_slave::Kind,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, SHARE_FRAMES};
 use crate::roll::{Greeting, SessionId, Slot, Stamp, Taken};
 use transport::Transport;
 
@@ -64,6 +66,10 @@ pub(crate) struct Connection {
     session: MasterSession,
     id: SessionId,
     slot: Option<Slot>,
+    /// Frames of backlog that this look may take.
+    share: u32,
+    /// The last look has left backlog in the kernel, for want of a share.
+    held_back: bool,
 }
 
 impl Connection {
@@ -77,6 +83,8 @@ impl Connection {
             reactor,
             peer,
             slot: None,
+            share: 0,
+            held_back: false,
         }
     }
 
@@ -117,12 +125,48 @@ impl Connection {
     /// Serves it until it ends.
     async fn run(&mut self, transport: &mut impl Transport, stop: &CancellationToken) -> End {
         loop {
-            if let Err(end) = wait(transport, stop).await {
+            // Nobody tells a second time of what was left in the kernel.
+            if !self.held_back
+                && let Err(end) = wait(transport, stop).await
+            {
+                return end;
+            }
+            if (self.held_back || self.is_behind())
+                && let Err(end) = Box::pin(self.wait_for_share(stop)).await
+            {
                 return end;
             }
             if let Some(end) = self.look(transport).await {
                 return end;
             }
+        }
+    }
+
+    /// Whether what comes next is likely to be backlog.
+    fn is_behind(&self) -> bool {
+        let slot = self.slot;
+        slot.is_some_and(|slot| self.reactor.roll().is_behind(slot))
+    }
+
+    /// Waits until backlog may be read; an error is the end.
+    async fn wait_for_share(&mut self, stop: &CancellationToken) -> Result<(), End> {
+        self.hold_back(true);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(End::Stopping),
+            () = self.reactor.credit().share() => {}
+        }
+        self.hold_back(false);
+        self.share = SHARE_FRAMES;
+        Ok(())
+    }
+
+    fn hold_back(&self, held: bool) {
+        let mut roll = self.reactor.roll();
+        if let Some(slot) = self.slot
+            && roll.holds(slot, self.id)
+        {
+            roll.hold_back(slot, held);
         }
     }
 
@@ -156,13 +200,16 @@ impl Connection {
             received_ms: stamp.wall_ms,
             ..Read::default()
         };
-        let Some(peeked) = transport.peek(&mut buffer)? else {
+        let left = std::mem::take(&mut self.held_back);
+        let Some(peeked) = transport.peek(&mut buffer, left)? else {
             return Ok(read);
         };
         let bytes = &buffer[..peeked];
-        self.take_frames(bytes, stamp, &mut read);
+        self.take_frames(transport, bytes, stamp, &mut read);
+        // A share is for one look.
+        self.share = 0;
         let left = peeked - read.taken;
-        if read.end.is_some() {
+        if read.end.is_some() || self.held_back {
             return Ok(read);
         }
         if self.session.is_complete() {
@@ -177,16 +224,28 @@ impl Connection {
         Ok(read)
     }
 
-    fn take_frames(&mut self, bytes: &[u8], stamp: Stamp, read: &mut Read) {
+    fn take_frames(
+        &mut self,
+        transport: &impl Transport,
+        bytes: &[u8],
+        stamp: Stamp,
+        read: &mut Read,
+    ) {
         let mut frames = Frames::new(bytes, self.reactor.rules().frame_bytes_max);
         while read.end.is_none() && !self.session.is_complete() {
             let step = match frames.next_frame() {
                 Ok(None) => break,
-                Ok(Some(frame)) => frame
-                    .decode::<ToMaster>()
-                    .map_err(Refusal::from)
-                    .and_then(|message| self.session.handle_message(message))
-                    .and_then(|step| self.apply(step, frame.payload, stamp, read)),
+                Ok(Some(frame)) => match frame.decode::<ToMaster>() {
+                    Ok(message) if self.is_backlog(&message) && !self.take_from_share() => {
+                        self.held_back = true;
+                        break;
+                    }
+                    Ok(message) => self
+                        .session
+                        .handle_message(message)
+                        .and_then(|step| self.apply(transport, step, frame.payload, stamp, read)),
+                    Err(error) => Err(error.into()),
+                },
                 Err(error) => Err(error.into()),
             };
             if let Err(refusal) = step {
@@ -196,8 +255,25 @@ impl Connection {
         }
     }
 
+    /// Whether it only fills history, behind a live report that has been taken in.
+    fn is_backlog(&self, message: &ToMaster) -> bool {
+        matches!(&message.kind, Some(to_master::Kind::Report(report)) if !report.live)
+            && self.is_behind()
+    }
+
+    /// Whether one more frame of backlog may be taken in this look.
+    fn take_from_share(&mut self) -> bool {
+        if self.share == 0 && self.reactor.credit().try_share() {
+            self.share = SHARE_FRAMES;
+        }
+        let left = self.share.checked_sub(1);
+        self.share = left.unwrap_or(0);
+        left.is_some()
+    }
+
     fn apply(
         &mut self,
+        transport: &impl Transport,
         step: Step,
         payload: &[u8],
         stamp: Stamp,
@@ -213,7 +289,10 @@ impl Connection {
         };
         let reactor = &self.reactor;
         let mut roll = reactor.roll();
-        if !roll.holds(slot, self.id) {
+        let is_goodbye = matches!(step, Step::Goodbye(_));
+        if !roll.holds(slot, self.id)
+            && (is_goodbye || !roll.hear_elder(slot, self.id, transport.is_finished(), stamp))
+        {
             // The slave has opened another session since: this one is a remnant.
             read.end = Some(End::Closed);
             return Ok(());
@@ -260,7 +339,7 @@ impl Connection {
         match greeting {
             Greeting::Welcome { slot, marks } => {
                 self.slot = Some(slot);
-                let welcome = self.reactor.welcome(marks);
+                let welcome = self.reactor.welcome(marks, hello.backlog);
                 read.answers.push(message(Kind::Welcome(welcome)));
             }
             Greeting::Resync { applied } => {
@@ -335,9 +414,7 @@ impl Connection {
         let peer = self.peer;
         match end {
             End::Refused(refusal) => self.reactor.log_refused(peer, refusal),
-            End::CutFrame => {
-                tracing::debug!(event = "connection_cut", peer = %peer, "the peer closed in the middle of a frame");
-            }
+            End::CutFrame => self.reactor.log_cut(peer),
             End::Broken(error) => {
                 tracing::debug!(event = "connection_broken", peer = %peer, error = %error, "the connection broke");
             }

@@ -25,8 +25,8 @@ pub(crate) trait Transport {
     fn is_finished(&self) -> bool;
 
     /// Copies what has arrived and leaves it in place: its length, 0 at the end of the stream, `None`
-    /// if nothing is there now.
-    fn peek(&self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+    /// if nothing is there now. `left`: there are bytes that were peeked before and left there.
+    fn peek(&self, buffer: &mut [u8], left: bool) -> io::Result<Option<usize>>;
 
     /// Takes `count` bytes that were peeked. `scratch` bounds one call.
     fn consume(&self, count: usize, scratch: &mut [u8]) -> io::Result<()>;
@@ -54,7 +54,7 @@ impl Transport for TcpStream {
         ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
-    fn peek(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    fn peek(&self, buffer: &mut [u8], left: bool) -> io::Result<Option<usize>> {
         let mut peeked = None;
         let emptied = self.try_io(Interest::READABLE, || {
             let count = socket::peek(self, buffer)?;
@@ -67,6 +67,8 @@ impl Transport for TcpStream {
         });
         match emptied {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            // The runtime was told of those bytes once and does not ask the kernel again.
+            _ if left && peeked.is_none() => socket::peek(self, buffer).map(Some),
             _ => Ok(peeked),
         }
     }

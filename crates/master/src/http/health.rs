@@ -8,11 +8,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use rollcall_os::clock;
+use rollcall_protocol::Moment;
 use rollcall_protocol::api::Readiness;
 
 use super::Service;
 use super::problem::Problem;
 use crate::stats::milliseconds;
+use crate::view::Degraded;
 
 /// How old the reactor's last sign of life may be. It gives one a second; a machine that is busy
 /// with other things gets nine more.
@@ -36,6 +38,19 @@ impl Service {
             )
         })
     }
+
+    /// Why nothing is being stored; none if reports are.
+    fn store_trouble(&self) -> Option<String> {
+        let roll = self.roll.borrow();
+        let trouble = roll.degraded.as_ref();
+        trouble.map(|trouble| degraded(trouble, clock::boot()))
+    }
+}
+
+/// Why nothing is stored, and for how long.
+fn degraded(degraded: &Degraded, now: Moment) -> String {
+    let lasted = now.saturating_since(degraded.since);
+    format!("{} (for {:.1} s)", degraded.reason, lasted.as_secs_f64())
 }
 
 /// For how long the reactor has been silent. Before its first sign of life it is as old as this
@@ -56,7 +71,7 @@ pub(super) async fn healthz(State(service): State<Arc<Service>>) -> Response {
 pub(super) async fn readyz(State(service): State<Arc<Service>>) -> (StatusCode, Json<Readiness>) {
     let reason = service
         .reactor_trouble()
-        .or_else(|| service.roll.borrow().degraded.clone());
+        .or_else(|| service.store_trouble());
     let status = match reason {
         None => StatusCode::OK,
         Some(_) => StatusCode::SERVICE_UNAVAILABLE,

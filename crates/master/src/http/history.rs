@@ -7,7 +7,9 @@ use thiserror::Error;
 use tokio::sync::{AcquireError, Semaphore};
 use tokio::task::JoinError;
 
-use crate::store::events::{EventPage, EventQuery, EventReader};
+use crate::stats::Stats;
+use crate::store::Store;
+use crate::store::events::{EventPage, EventQuery, EventReader, Stretch};
 
 /// Queries that run at once; further ones wait.
 pub(super) const READERS_MAX: usize = 4;
@@ -35,6 +37,7 @@ pub(super) enum HistoryError {
 #[derive(Debug)]
 pub(super) struct History {
     path: PathBuf,
+    stats: Arc<Stats>,
     /// Held by a query until its thread is done, even if nobody waits for the answer any more.
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<EventReader>>,
@@ -42,9 +45,10 @@ pub(super) struct History {
 
 impl History {
     /// The events in a store's database. It is opened when it is first asked.
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: PathBuf, stats: Arc<Stats>) -> Self {
         Self {
             path,
+            stats,
             permits: Arc::new(Semaphore::new(READERS_MAX)),
             idle: Mutex::new(Vec::new()),
         }
@@ -55,7 +59,19 @@ impl History {
         self: &Arc<Self>,
         query: EventQuery,
     ) -> Result<EventPage, HistoryError> {
-        self.read(move |reader| reader.query(&query)).await
+        let page = self.read(move |reader| reader.query(&query)).await?;
+        self.stats.events_damaged.add(page.damaged);
+        Ok(page)
+    }
+
+    /// Asks for one slave's events in a stretch of time.
+    pub(super) async fn stretch(
+        self: &Arc<Self>,
+        stretch: Stretch,
+    ) -> Result<EventPage, HistoryError> {
+        let page = self.read(move |reader| reader.stretch(&stretch)).await?;
+        self.stats.events_damaged.add(page.damaged);
+        Ok(page)
     }
 
     /// The id of the newest event.
@@ -80,9 +96,12 @@ impl History {
         &self,
         ask: impl FnOnce(&mut EventReader) -> rusqlite::Result<T>,
     ) -> Result<T, HistoryError> {
-        let fault = |source| HistoryError::Read {
-            path: self.path.clone(),
-            source,
+        let fault = |source| {
+            Store::suspect(&self.path, &source);
+            HistoryError::Read {
+                path: self.path.clone(),
+                source,
+            }
         };
         let idle = self
             .idle

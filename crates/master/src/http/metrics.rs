@@ -188,6 +188,27 @@ impl Figures {
             "Bytes of redo written",
             stats.redo_bytes.get(),
         )?;
+        let commit_age = Duration::from_millis(stats.commit_age_ms(clock::boot()));
+        page.gauge(
+            "rollcall_store_commit_in_hand_seconds",
+            "For how long the commit in hand has been under way; 0 between commits",
+            commit_age.as_secs_f64(),
+        )?;
+        page.gauge(
+            "rollcall_store_set_aside",
+            "Databases that were set aside as damaged, counted at the start",
+            stats.set_aside.get(),
+        )?;
+        page.counter(
+            "rollcall_store_events_damaged",
+            "Events that could not be read because their rows are damaged",
+            stats.events_damaged.get(),
+        )?;
+        page.gauge(
+            "rollcall_reports_remembered_bytes",
+            "Memory taken by the newest reports of all slaves",
+            stats.reports_bytes.get(),
+        )?;
         let bounds = COMMIT_BOUNDS_US
             .iter()
             .map(|bound_us| Duration::from_micros(*bound_us).as_secs_f64())

@@ -9,6 +9,7 @@ mod health;
 mod history;
 mod metrics;
 mod params;
+mod past;
 mod problem;
 mod roll;
 mod server;
@@ -31,12 +32,12 @@ use axum::routing::get;
 use rollcall_os::clock;
 use rollcall_protocol::Moment;
 use rollcall_protocol::api::EventRow;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::stats::Stats;
-use crate::view::RollSnapshot;
+use crate::view::{ReportsAsked, RollSnapshot};
 use history::History;
 use problem::Problem;
 
@@ -51,6 +52,8 @@ pub(crate) struct Readers {
     pub(crate) events: PathBuf,
     /// Each event, once, in the order of ids, after its commit.
     pub(crate) new_events: broadcast::Sender<Arc<EventRow>>,
+    /// Where the roll's owner is asked for the reports that it remembers.
+    pub(crate) reports: mpsc::Sender<ReportsAsked>,
 }
 
 /// Bounds of the server.
@@ -86,6 +89,7 @@ struct Service {
     stats: Arc<Stats>,
     history: Arc<History>,
     new_events: broadcast::Sender<Arc<EventRow>>,
+    reports: mpsc::Sender<ReportsAsked>,
     streams: Arc<Semaphore>,
     metrics: metrics::Registry,
     started: Moment,
@@ -128,11 +132,13 @@ fn router(readers: Readers, limits: Limits, cancel: CancellationToken) -> Router
         readers.roll.clone(),
         (Arc::clone(&streams), limits.streams_max),
     );
+    let history = History::new(readers.events, Arc::clone(&readers.stats));
     let service = Arc::new(Service {
         roll: readers.roll,
         stats: readers.stats,
-        history: Arc::new(History::new(readers.events)),
+        history: Arc::new(history),
         new_events: readers.new_events,
+        reports: readers.reports,
         streams,
         metrics,
         started: clock::boot(),
@@ -142,6 +148,7 @@ fn router(readers: Readers, limits: Limits, cancel: CancellationToken) -> Router
     Router::new()
         .route("/v1/slaves", get(roll::list))
         .route("/v1/slaves/{name}", get(roll::show))
+        .route("/v1/slaves/{name}/history", get(past::history))
         .route("/v1/events", get(events::list_or_stream))
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(health::healthz))
@@ -159,7 +166,7 @@ async fn no_such_path(request: Request) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         format!(
-            "no such path: {}; there are /v1/slaves, /v1/slaves/NAME, /v1/events, /metrics, /healthz and /readyz",
+            "no such path: {}; there are /v1/slaves, /v1/slaves/NAME, /v1/slaves/NAME/history, /v1/events, /metrics, /healthz and /readyz",
             request.uri().path()
         ),
     )

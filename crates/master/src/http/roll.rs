@@ -20,7 +20,6 @@ const LIKENESS_MIN: f64 = 0.8;
 /// Most names suggested.
 const SUGGESTIONS_MAX: usize = 3;
 
-/// [`rollcall_protocol::api::SlaveList`] without copying the rows.
 /// `GET /v1/slaves`.
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
@@ -64,15 +63,21 @@ fn detail(view: &SlaveView) -> SlaveDetail {
     }
 }
 
-fn check_row(check: &wire::Check) -> CheckRow {
+/// A health as the API says it.
+pub(super) fn health(health: wire::Health) -> Health {
+    match health {
+        wire::Health::Ok => Health::Ok,
+        wire::Health::Warning => Health::Warning,
+        wire::Health::Critical => Health::Critical,
+        wire::Health::Unknown => Health::Unknown,
+    }
+}
+
+/// A check as the API says it.
+pub(super) fn check_row(check: &wire::Check) -> CheckRow {
     CheckRow {
         name: check.name.clone(),
-        state: match check.state() {
-            wire::Health::Ok => Health::Ok,
-            wire::Health::Warning => Health::Warning,
-            wire::Health::Critical => Health::Critical,
-            wire::Health::Unknown => Health::Unknown,
-        },
+        state: health(check.state()),
         text: check.text.clone(),
         duration_ms: check.duration_ms,
         time_ms: check.time_ms,
@@ -88,7 +93,8 @@ fn metric_row(metric: &wire::Metric) -> MetricRow {
     }
 }
 
-fn no_such_slave(name: &str, roll: &RollSnapshot) -> Problem {
+/// 404, with the names that are like it.
+pub(super) fn no_such_slave(name: &str, roll: &RollSnapshot) -> Problem {
     let nearest = nearest(name, roll);
     let advice = if nearest.is_empty() {
         "GET /v1/slaves lists all".to_owned()

@@ -142,7 +142,7 @@ impl Reactor {
             since,
             since_ms,
         }));
-        self.publish(self.published.borrow().clone());
+        self.publish_again();
     }
 
     /// On the boot clock, and in ms since 1970.
@@ -169,7 +169,7 @@ impl Reactor {
         };
         self.roll()
             .handle_degraded(&degraded.reason, degraded.since_ms, now);
-        self.publish(self.published.borrow().clone());
+        self.publish_again();
     }
 
     /// Publishes what has changed if all of it is durable.
@@ -187,6 +187,12 @@ impl Reactor {
         let degraded = self.degraded.borrow().clone();
         let snapshot = RollSnapshot { slaves, degraded };
         self.publication.roll.send_replace(Arc::new(snapshot));
+    }
+
+    /// Shows the same slaves again, because something else has changed.
+    fn publish_again(&self) {
+        let slaves = self.published.borrow().clone();
+        self.publish(slaves);
     }
 
     fn tell(&self, events: &[Arc<EventRow>]) {

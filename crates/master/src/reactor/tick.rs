@@ -75,7 +75,8 @@ impl Reactor {
 
     /// The store's thread is busy with the commit that hangs and can't tell of it itself.
     fn tell_stalled(&self) {
-        const REASON: &str = "stalled: the disk has not taken a commit in time; look at its load and health";
+        const REASON: &str =
+            "stalled: the disk has not taken a commit in time; look at its load and health";
         tracing::warn!(
             event = "store_stalled",
             reason = REASON,

@@ -96,6 +96,11 @@ impl Gathering {
         self.replaying
     }
 
+    /// A group of that number is on disk.
+    pub(super) fn skip_group(&mut self, group: u64) {
+        self.next_group = self.next_group.max(group.saturating_add(1));
+    }
+
     /// The group that makes durable what comes now; 0 for what is only replayed.
     pub(super) fn group(&self) -> u64 {
         if self.replaying { 0 } else { self.next_group }
@@ -113,13 +118,8 @@ impl Gathering {
     /// Puts a message of `slave`, as it came, into the group.
     pub(super) fn message(&mut self, slave: &Slave, stamp: Stamp, payload: &[u8], peer: &str) {
         if !self.replaying {
-            self.redo(&RedoEntry {
-                slave_id: slave.shown.id.to_vec(),
-                wall_ms: stamp.wall_ms,
-                message: payload.to_vec(),
-                presence: None,
-                peer: peer.to_owned(),
-            });
+            let id = &slave.shown.id;
+            RedoEntry::append_message(id, stamp.wall_ms, payload, peer, &mut self.redo);
         }
     }
 

@@ -1,7 +1,6 @@
 //! Hello: who may speak for which slave, and where its streams stand.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use rollcall_protocol::api::{EventKind, Presence};
 use rollcall_protocol::ledger::Opening;
@@ -9,13 +8,11 @@ use rollcall_protocol::session::Refusal;
 use rollcall_protocol::wire::{ErrorCode, Hello, Mark, Mode};
 
 use super::gathering::Change;
+use super::identity::{Claim, address};
 use super::record;
 use super::slave::Slave;
 use super::{Roll, SessionId, Slot, Stamp};
 use crate::view::SlaveId;
-
-/// A conflict that goes on is told this often.
-const CONFLICT_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The answer to a Hello that was not refused.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,15 +46,26 @@ impl Roll {
     ) -> Result<Greeting, Refusal> {
         let id = SlaveId::try_from(hello.slave_id.as_slice())
             .map_err(|_| Refusal::for_good(ErrorCode::Invalid, "Hello.slave_id is malformed"))?;
-        self.check_id(id, hello, peer, stamp)?;
+        let known = self.ids.get(&id).copied();
+        let claim = known.map(|slot| self.claim(slot, hello, peer, stamp));
+        let claim = claim.transpose()?;
         self.check_name(id, hello, peer, stamp)?;
         if let Some(applied) = self.runs_backwards(id, hello, stamp) {
             return Ok(Greeting::Resync { applied });
         }
-        let slot = self.accept_hello(id, hello, payload, Some(peer), stamp);
-        let slave = &mut self.slaves[slot];
-        slave.session = Some(session);
-        slave.shown_mut().connected_since_ms = Some(stamp.wall_ms);
+        let slot = match (claim, known) {
+            (Some(Claim::Elder), Some(slot)) => {
+                self.accept_elder(slot, hello, payload, peer, session, stamp);
+                slot
+            }
+            _ => {
+                let slot = self.accept_hello(id, hello, payload, Some(peer), stamp);
+                let slave = &mut self.slaves[slot];
+                slave.session = Some(session);
+                slave.shown_mut().connected_since_ms = Some(stamp.wall_ms);
+                slot
+            }
+        };
         let mark = |stream| Mark {
             stream,
             sequence: self.mark(slot, stream),
@@ -81,10 +89,13 @@ impl Roll {
         self.rename(slot, &hello.name, stamp);
         let slave = &mut self.slaves[slot];
         let durable = known.is_none() || changes_record(slave, hello);
-        if known.is_some() && slave.shown.stream != hello.stream && slave.shown.stream != 0 {
+        if known.is_some() && slave.is_new_process(hello) {
             let text = format!("the slave's process started anew ({})", hello.agent_version);
             let change = change(EventKind::Restart, text, stamp);
             self.gathering.event(slave, stamp, change);
+        }
+        if !self.gathering.is_replaying() {
+            slave.supersede(hello, stamp);
         }
         slave.ledger.open(hello);
         if durable {
@@ -97,35 +108,30 @@ impl Roll {
         slot
     }
 
+    /// The same for a process that was superseded a moment ago. Who holds the slave does not change.
+    fn accept_elder(
+        &mut self,
+        slot: Slot,
+        hello: &Hello,
+        payload: &[u8],
+        peer: SocketAddr,
+        session: SessionId,
+        stamp: Stamp,
+    ) {
+        let slave = &mut self.slaves[slot];
+        if has_new_stream(slave, hello) {
+            self.gathering
+                .message(slave, stamp, payload, &peer.to_string());
+        }
+        slave.ledger.open(hello);
+        slave.admit_elder(hello, session, peer);
+        self.gathering.touch(slave, slot);
+    }
+
     /// The master has started; `text` says from what.
     pub(crate) fn handle_start(&mut self, text: String, stamp: Stamp) {
         let change = change(EventKind::MasterStart, text, stamp);
         self.gathering.push_event(None, stamp, change);
-    }
-
-    /// Another stream holds the id, on a connection that still answers.
-    fn check_id(
-        &mut self,
-        id: SlaveId,
-        hello: &Hello,
-        peer: SocketAddr,
-        stamp: Stamp,
-    ) -> Result<(), Refusal> {
-        let Some(&slot) = self.ids.get(&id) else {
-            return Ok(());
-        };
-        let slave = &self.slaves[slot];
-        let other = slave.shown.stream != hello.stream && slave.session.is_some();
-        if !other || slave.shown.presence != Presence::Up {
-            return Ok(());
-        }
-        let text = format!(
-            "two slaves claim the id of \"{}\": one at {}, which keeps it, and one at {peer}, which is refused; \
-             was a state folder copied? Remove the `slave-id` file and the spool in the copy's state folder",
-            slave.shown.name,
-            address(slave),
-        );
-        Err(self.conflict(slot, ErrorCode::IdConflict, text, stamp))
     }
 
     /// Another slave has the name, and answers.
@@ -147,23 +153,9 @@ impl Roll {
             "two slaves have the name \"{}\": one at {}, which keeps it, and one at {peer}, which is refused; \
              give one of them another `name` in its slave.toml",
             slave.shown.name,
-            address(slave),
+            address(slave.shown.peer),
         );
-        Err(self.conflict(slot, ErrorCode::NameConflict, text, stamp))
-    }
-
-    fn conflict(&mut self, slot: Slot, code: ErrorCode, text: String, stamp: Stamp) -> Refusal {
-        let slave = &mut self.slaves[slot];
-        let told = slave
-            .conflict_told
-            .map(|told| stamp.at.saturating_since(told));
-        if told.is_none_or(|ago| ago >= CONFLICT_TOLD_EVERY) {
-            slave.conflict_told = Some(stamp.at);
-            let change = change(EventKind::Conflict, text.clone(), stamp);
-            self.gathering.event(slave, stamp, change);
-        }
-        let retry_after = Duration::from_millis(u64::from(slave.shown.interval_ms));
-        Refusal::for_now(code, text, retry_after)
+        Err(self.refuse(slot, ErrorCode::NameConflict, text, stamp))
     }
 
     fn runs_backwards(&mut self, id: SlaveId, hello: &Hello, stamp: Stamp) -> Option<u64> {
@@ -173,6 +165,10 @@ impl Roll {
         let Opening::Backwards { applied } = slave.ledger.clone().open(hello) else {
             return None;
         };
+        if !slave.note_resync(hello) {
+            // It was told so before, and has not heard it.
+            return Some(applied);
+        }
         let text = format!(
             "the slave's next report is {}, and {applied} are applied: it runs on an older state of its disk and was told to start a new stream",
             hello.next_sequence,
@@ -232,11 +228,6 @@ impl Roll {
     }
 }
 
-fn address(slave: &Slave) -> String {
-    let peer = slave.shown.peer.map(|peer| peer.to_string());
-    peer.unwrap_or_else(|| "an unknown address".to_owned())
-}
-
 /// Whether accepting `hello` changes what is durable of the slave. A per-message slave says Hello
 /// with every report; most of those say nothing new.
 fn changes_record(slave: &Slave, hello: &Hello) -> bool {
@@ -248,13 +239,15 @@ fn changes_record(slave: &Slave, hello: &Hello) -> bool {
         || shown.name != hello.name
         || *shown.agent_version != *hello.agent_version
         || *shown.labels != hello.labels
-        || hello
-            .pending
-            .iter()
-            .any(|pending| slave.ledger.mark(pending.stream).is_none())
+        || has_new_stream(slave, hello)
 }
 
-fn change(kind: EventKind, text: String, stamp: Stamp) -> Change {
+fn has_new_stream(slave: &Slave, hello: &Hello) -> bool {
+    let mut pending = hello.pending.iter();
+    pending.any(|pending| slave.ledger.mark(pending.stream).is_none())
+}
+
+pub(super) fn change(kind: EventKind, text: String, stamp: Stamp) -> Change {
     Change {
         kind,
         subject: None,

@@ -14,6 +14,7 @@ mod changes;
 mod deadlines;
 mod gathering;
 mod hello;
+mod identity;
 mod presence;
 mod record;
 mod reports;
@@ -124,6 +125,9 @@ impl Roll {
         };
         for (id, blob) in durable.records {
             let record = decode::<SlaveRecord>(&blob, || format!("the record {id:02x?}"))?;
+            // After a rescue the store may not know how far it had come; redo of groups that a
+            // record claims to contain would be skipped.
+            roll.gathering.skip_group(record.group);
             roll.insert(Slave::from_record(id, record));
         }
         roll.gathering.begin_replay();
@@ -163,14 +167,22 @@ impl Roll {
         self.slaves[slot].session == Some(session)
     }
 
+    /// Whether a live report has run ahead of the slave's backlog, and its place is not reached.
+    pub(crate) fn is_behind(&self, slot: Slot) -> bool {
+        let catching_up = self.slaves[slot].catching_up.as_ref();
+        catching_up.is_some_and(|behind| !behind.previewed.is_empty())
+    }
+
     /// The connection `session` has ended. Presence is a matter of deadlines, not of connections.
     pub(crate) fn handle_disconnect(&mut self, slot: Slot, session: SessionId) {
         if self.holds(slot, session) {
             let slave = &mut self.slaves[slot];
             slave.session = None;
+            slave.held_back = false;
             slave.shown_mut().connected_since_ms = None;
             self.gathering.touch_view(&mut self.slaves[slot], slot);
         }
+        self.slaves[slot].forget_elder(session);
     }
 
     fn insert(&mut self, slave: Slave) -> Slot {
@@ -257,6 +269,24 @@ impl Roll {
             _ => {}
         }
     }
+}
+
+/// Whether a record can be read, and the group that it was written with.
+pub(crate) fn inspect_record(blob: &[u8]) -> Result<u64, String> {
+    let record = SlaveRecord::decode(blob).map_err(|error| error.to_string())?;
+    Ok(record.group)
+}
+
+/// Whether a group's redo can be read, and how many inputs it holds.
+pub(crate) fn inspect_redo(mut blob: &[u8]) -> Result<usize, String> {
+    let mut inputs = 0;
+    while !blob.is_empty() {
+        let entry = RedoEntry::decode_length_delimited(&mut blob);
+        let entry = entry.map_err(|error| error.to_string())?;
+        ToMaster::decode(entry.message.as_slice()).map_err(|error| error.to_string())?;
+        inputs += 1;
+    }
+    Ok(inputs)
 }
 
 fn decode<M: Message + Default>(blob: &[u8], what: impl Fn() -> String) -> Result<M, Unreadable> {

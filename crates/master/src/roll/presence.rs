@@ -14,6 +14,10 @@ impl Roll {
     pub(crate) fn handle_tick(&mut self, now: Stamp) {
         while let Some(slot) = self.deadlines.pop_due(now.at) {
             match self.due(slot) {
+                Some((due, _)) if due <= now.at && self.slaves[slot].held_back => {
+                    self.slaves[slot].read_at = now.at;
+                    self.arm(slot);
+                }
                 Some((due, worse)) if due <= now.at => {
                     let silent = now.at.saturating_since(self.slaves[slot].read_at);
                     self.change_presence(slot, worse, now, &silence(silent));
@@ -23,6 +27,11 @@ impl Roll {
                 _ => self.arm(slot),
             }
         }
+    }
+
+    /// What the slave has sent is there and is not read for now (`held`), or is read again.
+    pub(crate) fn hold_back(&mut self, slot: Slot, held: bool) {
+        self.slaves[slot].held_back = held;
     }
 
     /// For `time` the master could not listen, or could not store what it heard: it counts against

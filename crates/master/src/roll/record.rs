@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use rollcall_protocol::api::{Health, Mode, Presence};
 use rollcall_protocol::wire::{self, Mark, Status};
+
+use crate::view::SlaveId;
 
 /// A slave on disk. Field numbers only ever grow.
 #[derive(Clone, PartialEq, Message)]
@@ -95,6 +98,36 @@ pub(crate) struct RedoEntry {
     /// Where a Hello came from.
     #[prost(string, tag = "5")]
     pub(crate) peer: String,
+}
+
+impl RedoEntry {
+    /// Appends the entry of a message of `slave`, with its length before it: what prost would make of
+    /// it, without a copy of the message on the way.
+    pub(crate) fn append_message(
+        slave: &SlaveId,
+        wall_ms: i64,
+        message: &[u8],
+        peer: &str,
+        out: &mut Vec<u8>,
+    ) {
+        let fields = [(1, slave.as_slice()), (3, message), (5, peer.as_bytes())];
+        let fields = fields.iter().filter(|(_, bytes)| !bytes.is_empty());
+        let wall = wall_ms.cast_unsigned();
+        let mut length = 1 + encoded_len_varint(wall);
+        for (tag, bytes) in fields.clone() {
+            let bytes = bytes.len();
+            length += key_len(*tag) + encoded_len_varint(bytes as u64) + bytes;
+        }
+        out.reserve(encoded_len_varint(length as u64) + length);
+        encode_varint(length as u64, out);
+        encode_key(2, WireType::Varint, out);
+        encode_varint(wall, out);
+        for (tag, bytes) in fields {
+            encode_key(*tag, WireType::LengthDelimited, out);
+            encode_varint(bytes.len() as u64, out);
+            out.extend_from_slice(bytes);
+        }
+    }
 }
 
 /// [`Presence`] on disk.
@@ -194,6 +227,39 @@ pub(crate) fn wire_mode(mode: Mode) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_that_was_appended_is_read_back_and_what_follows_it_too() {
+        let entry = |message: Vec<u8>, peer: &str| RedoEntry {
+            slave_id: (1..=16).collect(),
+            wall_ms: 1_800_000_000_123,
+            message,
+            presence: None,
+            peer: peer.to_owned(),
+        };
+        let entries = [
+            entry(vec![7; 3], ""),
+            entry(vec![8; 300], "10.0.0.1:7412"),
+            entry(vec![9; 60_000], ""),
+        ];
+        let mut out = Vec::new();
+        for RedoEntry {
+            slave_id,
+            wall_ms,
+            message,
+            peer,
+            ..
+        } in &entries
+        {
+            let slave = slave_id.as_slice().try_into().unwrap();
+            RedoEntry::append_message(slave, *wall_ms, message, peer, &mut out);
+        }
+        let mut left = out.as_slice();
+        for entry in entries {
+            assert_eq!(RedoEntry::decode_length_delimited(&mut left), Ok(entry));
+        }
+        assert!(left.is_empty());
+    }
 
     #[test]
     fn the_words_are_those_of_the_api() {

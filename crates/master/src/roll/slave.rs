@@ -8,6 +8,7 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::ledger::Ledger;
 use rollcall_protocol::wire::{self, Hello, Mark, Report, Status};
 
+use super::identity::{self, Claims};
 use super::record::{self, CatchingUp, Newest, SlaveRecord, StoredPresence};
 use crate::view::{SlaveId, SlaveView};
 
@@ -33,8 +34,10 @@ pub(super) struct Slave {
     pub(super) read_at: Moment,
     /// The connection that holds its id.
     pub(super) session: Option<SessionId>,
-    /// When a conflict about it was told last.
-    pub(super) conflict_told: Option<Moment>,
+    /// Its connection has bytes that wait to be read: its silence proves nothing.
+    pub(super) held_back: bool,
+    /// What is known of other processes that claim its id.
+    pub(super) claims: Option<Box<Claims>>,
     /// Whether it has changed since its record was written, and since it was last published.
     pub(super) record_is_old: bool,
     pub(super) view_is_old: bool,
@@ -51,7 +54,8 @@ impl Slave {
             record_group: 0,
             read_at: Moment::ZERO,
             session: None,
-            conflict_told: None,
+            held_back: false,
+            claims: None,
             record_is_old: true,
             view_is_old: true,
         }
@@ -139,16 +143,8 @@ impl Slave {
     pub(super) fn describe(&mut self, hello: &Hello, peer: Option<SocketAddr>) {
         let sequence = self.ledger.mark(hello.stream).unwrap_or(0);
         let shown = self.shown_mut();
-        shown.interval_ms = hello.interval_ms;
-        shown.stream = hello.stream;
+        identity::describe(shown, hello);
         shown.sequence = sequence;
-        shown.mode = record::mode(hello.mode);
-        if *shown.labels != hello.labels {
-            shown.labels = Arc::new(hello.labels.clone());
-        }
-        if *shown.agent_version != *hello.agent_version {
-            shown.agent_version = hello.agent_version.as_str().into();
-        }
         shown.peer = peer;
         if hello.mode() == wire::Mode::Pooled {
             shown.connects += 1;

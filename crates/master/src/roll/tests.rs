@@ -1,3 +1,6 @@
+mod identity;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -404,14 +407,20 @@ fn a_gap_is_counted_once() {
         first: 1,
         last: 12,
         reason: GapReason::SpoolFull.into(),
-        from_ms: 5,
-        to_ms: 6,
+        from_ms: 12 * 3_600_000,
+        to_ms: 12 * 3_600_000 + 40 * 60_000,
     };
     let bytes = payload(Kind::Gap(gap));
+    roll.take_group(0);
     assert_eq!(
         roll.handle_gap(0, &gap, &bytes, at(1)).unwrap(),
         Taken::Applied
     );
+    let told = roll.take_group(0).events.remove(0);
+    assert_eq!(told.text, "gap: 12 reports, 12:00-12:40, spool full");
+    assert_eq!(told.from.as_deref(), Some("1970-01-01T12:00:00.000Z"));
+    assert_eq!(told.to.as_deref(), Some("1970-01-01T12:40:00.000Z"));
+    assert_eq!((told.time_ms, told.replayed), (gap.from_ms, true));
     assert_eq!(
         roll.handle_gap(0, &gap, &bytes, at(2)).unwrap(),
         Taken::Duplicate
@@ -419,6 +428,63 @@ fn a_gap_is_counted_once() {
     talker.report(&mut roll, 13, 0, "live", at(3)).unwrap();
     let shown = row(&mut roll, "web-1");
     assert_eq!((shown.gaps, shown.applied, shown.sequence), (12, 1, 13));
+}
+
+/// The sequences of the reports that are remembered.
+fn remembered(roll: &Roll, durable: u64) -> Vec<u64> {
+    let reports = roll.reports("web-1", durable).unwrap();
+    let sequence = |message: &Arc<[u8]>| match ToMaster::decode(&message[..]).unwrap().kind {
+        Some(Kind::Report(report)) => report.sequence,
+        other => panic!("{other:?}"),
+    };
+    reports.iter().map(sequence).collect()
+}
+
+#[test]
+fn the_newest_reports_are_remembered_in_their_order_each_once_and_after_a_restart() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    talker.report(&mut roll, 1, 0, "live", at(1)).unwrap();
+    let gathered = roll.take_group(0);
+    let first_group = gathered.group.id;
+    disk.write(gathered);
+    talker.report(&mut roll, 5, 0, "preview", at(2)).unwrap();
+    assert_eq!(remembered(&roll, first_group), [1], "not durable yet");
+    for sequence in 2..=5 {
+        talker
+            .report(&mut roll, sequence, 0, "backlog", at(3))
+            .unwrap();
+    }
+    assert_eq!(remembered(&roll, u64::MAX), [1, 2, 3, 4, 5]);
+    talker.report(&mut roll, 6, 0, "live", at(4)).unwrap();
+    assert_eq!(remembered(&roll, u64::MAX), [2, 3, 4, 5, 6]);
+    disk.write(roll.take_group(0));
+    assert_eq!(remembered(&disk.restore(at(9)), 0), [2, 3, 4, 5, 6]);
+
+    // A record that contains the redo does not hide it, for as long as it is there.
+    let mut roll = disk.restore(at(9));
+    let redo = disk.redo.clone();
+    disk.write(roll.take_group(0));
+    assert_eq!(disk.records.len(), 1);
+    disk.redo = redo;
+    assert_eq!(remembered(&disk.restore(at(9)), 0), [2, 3, 4, 5, 6]);
+    assert!(roll.reports("nobody", 0).is_none() && roll.reports_bytes() > 0);
+}
+
+#[test]
+fn groups_go_on_behind_what_the_records_contain() {
+    let mut disk = Disk::default();
+    let mut roll = disk.restore(at(0));
+    Talker::connect(&mut roll, 1, 7, at(0));
+    disk.write(roll.take_group(0));
+    let mut roll = disk.restore(at(0));
+    let gathered = roll.take_group(0);
+    let newest = gathered.group.id;
+    disk.write(gathered);
+    // The store was rescued and does not know how far it had come.
+    disk.next_group = 1;
+    assert_eq!(disk.restore(at(0)).take_group(0).group.id, newest + 1);
 }
 
 #[test]

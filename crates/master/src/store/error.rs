@@ -85,6 +85,27 @@ pub(crate) enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// There is nothing to verify.
+    #[error("there is no store at {}: look at [state] directory, or give --config", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The copy that goes before a migration can't be made.
+    #[error(
+        "the store has schema version {found} and must be brought to {known}, but its backup {} cannot be written: make room for a second copy of the database",
+        path.display()
+    )]
+    Backup {
+        /// The copy.
+        path: PathBuf,
+        /// The version of the database.
+        found: i64,
+        /// The version that this build needs.
+        known: i64,
+        /// Why.
+        source: rusqlite::Error,
+    },
     /// The thread can't be started.
     #[error("cannot start the store's thread")]
     Thread(#[source] io::Error),

@@ -1,18 +1,22 @@
-//! The history of events: written with the groups, read by the HTTP thread, swept by age.
+//! The history of events: written with the groups, read by the HTTP thread, swept by age and size.
 
 use std::path::Path;
 
 use rollcall_protocol::api::{EventKind, EventRow};
 use rusqlite::types::{ToSql, Type};
-use rusqlite::{Connection, Row, Transaction, TransactionBehavior, named_params};
+use rusqlite::{Connection, Row, Rows, Transaction, TransactionBehavior, named_params};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
+use super::checksum;
 use super::schema;
 
-/// Most events removed by one sweep, so that no commit is held up by a large history.
-const SWEEP_EVENTS_MAX: i64 = 200;
+/// Most events removed by one sweep beyond twice those that come with the group, so that no commit is
+/// held up by a large history.
+const SWEEP_EVENTS_MAX: usize = 200;
+/// Newest events that stay whatever the size.
+const EVENTS_KEPT_MIN: i64 = 1000;
 
 /// The word by which an event's kind goes in the database and the API.
 pub(crate) const fn kind_word(kind: EventKind) -> &'static str {
@@ -27,6 +31,7 @@ pub(crate) const fn kind_word(kind: EventKind) -> &'static str {
         EventKind::Restart => "restart",
         EventKind::Renamed => "renamed",
         EventKind::MasterStart => "master_start",
+        EventKind::Degraded => "degraded",
     }
 }
 
@@ -42,8 +47,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, events: &[EventRow]) -> rusq
     for event in events {
         transaction
             .prepare_cached(
-                "INSERT INTO events (id, time_ms, recorded_ms, kind, slave, subject, from_state, to_state, text, replayed)
-                 VALUES (:id, :time_ms, :recorded_ms, :kind, :slave, :subject, :from, :to, :text, :replayed)",
+                "INSERT INTO events (id, time_ms, recorded_ms, kind, slave, subject, from_state, to_state, text, replayed, checksum)
+                 VALUES (:id, :time_ms, :recorded_ms, :kind, :slave, :subject, :from, :to, :text, :replayed, :checksum)",
             )?
             .execute(named_params! {
                 ":id": event.id,
@@ -56,23 +61,60 @@ pub(super) fn insert(transaction: &Transaction<'_>, events: &[EventRow]) -> rusq
                 ":to": event.to,
                 ":text": event.text,
                 ":replayed": event.replayed,
+                ":checksum": checksum::of_event(event),
             })?;
         newest = newest.max(event.id);
     }
     Ok(newest)
 }
 
-/// Removes some of the oldest events that were recorded before the given moment. True: there may be
-/// more. By the master's clock and in the order of recording, so that a slave's wrong clock neither
-/// keeps an event for ever nor loses it at once.
-pub(super) fn sweep(transaction: &Transaction<'_>, before_ms: i64) -> rusqlite::Result<bool> {
-    let removed = transaction
+/// What a sweep goes by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Events recorded before this moment go, in ms since 1970.
+    pub(super) before_ms: i64,
+    /// The oldest events go while more bytes are in use.
+    pub(super) bytes_max: u64,
+}
+
+/// Removes some of the oldest events that are beyond the bounds, where `added` have just been added.
+/// True: there may be more. By the master's clock and in the order of recording, so that a slave's
+/// wrong clock neither keeps an event for ever nor loses it at once.
+pub(super) fn sweep(
+    transaction: &Transaction<'_>,
+    bounds: Bounds,
+    added: usize,
+) -> rusqlite::Result<bool> {
+    let slice = SWEEP_EVENTS_MAX.saturating_add(added.saturating_mul(2));
+    let slice_events = i64::try_from(slice).unwrap_or(i64::MAX);
+    let by_age = transaction
         .prepare_cached(
             "DELETE FROM events WHERE recorded_ms < ?1
              AND id IN (SELECT id FROM events ORDER BY id LIMIT ?2)",
         )?
-        .execute([before_ms, SWEEP_EVENTS_MAX])?;
-    Ok(i64::try_from(removed).unwrap_or(i64::MAX) >= SWEEP_EVENTS_MAX)
+        .execute([bounds.before_ms, slice_events])?;
+    if by_age >= slice || bytes_in_use(transaction)? <= bounds.bytes_max {
+        return Ok(by_age >= slice);
+    }
+    let by_size = transaction
+        .prepare_cached(
+            "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?2
+             AND id IN (SELECT id FROM events ORDER BY id LIMIT ?1)",
+        )?
+        .execute([slice_events, EVENTS_KEPT_MIN])?;
+    Ok(by_size >= slice)
+}
+
+/// Bytes of the database's pages that hold something. Pages that were freed are used again.
+pub(super) fn bytes_in_use(connection: &Connection) -> rusqlite::Result<u64> {
+    let read = |pragma: &str| {
+        connection
+            .prepare_cached(&format!("PRAGMA {pragma}"))?
+            .query_row([], |row| row.get::<_, i64>(0))
+    };
+    let pages = read("page_count")?.saturating_sub(read("freelist_count")?);
+    let bytes = pages.saturating_mul(read("page_size")?);
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// Which events to read. Bounds that are absent do not bound.
@@ -158,6 +200,20 @@ impl EventQuery {
     }
 }
 
+/// A question for a stretch of one slave's past.
+#[derive(Clone, Debug)]
+pub(crate) struct Stretch {
+    /// The slave's name.
+    pub(crate) slave: String,
+    /// From this time of origin, in ms since 1970, and as the API writes it …
+    pub(crate) since_ms: i64,
+    pub(crate) since_text: String,
+    /// … to before this one.
+    pub(crate) until_ms: i64,
+    /// At most so many.
+    pub(crate) limit: u32,
+}
+
 /// An answer from the history.
 #[derive(Debug)]
 pub(crate) struct EventPage {
@@ -169,6 +225,8 @@ pub(crate) struct EventPage {
     pub(crate) complete_to: i64,
     /// Whether the limit cut the page off.
     pub(crate) more: bool,
+    /// Events that are not among `events` because their rows are damaged.
+    pub(crate) damaged: u64,
 }
 
 /// A read-only connection of one reader.
@@ -207,20 +265,68 @@ impl EventReader {
                 statement.raw_bind_parameter(index, value)?;
             }
         }
-        let mut events = Vec::new();
-        let mut rows = statement.raw_query();
-        while let Some(row) = rows.next()? {
-            events.push(event_of(row)?);
-        }
+        let mut read = Read::default();
+        read.all(statement.raw_query())?;
+        let Read {
+            mut events,
+            damaged,
+            last,
+        } = read;
         if !query.starts_with_the_oldest() {
             events.reverse();
         }
-        let more = u32::try_from(events.len()).is_ok_and(|count| count >= query.limit);
-        let last = events.last().map_or(after, |event| event.id);
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX) + damaged;
+        let more = count >= u64::from(query.limit);
+        let last = last.unwrap_or(after);
         Ok(EventPage {
             complete_to: if more { last } else { newest.max(last) },
             events,
             more,
+            damaged,
+        })
+    }
+
+    /// A slave's newest events by time of origin, at most `limit`, oldest first; with them its gaps
+    /// that reach into the stretch from before.
+    pub(crate) fn stretch(&mut self, stretch: &Stretch) -> rusqlite::Result<EventPage> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Deferred)?;
+        let mut read = Read::default();
+        // The index of the slave's events, however many others there are in that time.
+        let mut newest = transaction.prepare_cached(
+            "SELECT * FROM events INDEXED BY events_by_slave
+             WHERE slave = ?1 AND time_ms >= ?2 AND time_ms < ?3
+             ORDER BY time_ms DESC, id DESC LIMIT ?4",
+        )?;
+        newest.raw_bind_parameter(1, &stretch.slave)?;
+        newest.raw_bind_parameter(2, stretch.since_ms)?;
+        newest.raw_bind_parameter(3, stretch.until_ms)?;
+        newest.raw_bind_parameter(4, stretch.limit)?;
+        read.all(newest.raw_query())?;
+        let count = u64::try_from(read.events.len()).unwrap_or(u64::MAX) + read.damaged;
+        let more = count >= u64::from(stretch.limit);
+        let mut reaching_in = transaction.prepare_cached(
+            "SELECT * FROM events INDEXED BY events_by_slave
+             WHERE slave = ?1 AND time_ms < ?2 AND kind = 'gap' AND to_state >= ?3
+             ORDER BY time_ms DESC, id DESC LIMIT ?4",
+        )?;
+        reaching_in.raw_bind_parameter(1, &stretch.slave)?;
+        reaching_in.raw_bind_parameter(2, stretch.since_ms)?;
+        reaching_in.raw_bind_parameter(3, &stretch.since_text)?;
+        reaching_in.raw_bind_parameter(4, stretch.limit)?;
+        read.all(reaching_in.raw_query())?;
+        let Read {
+            mut events,
+            damaged,
+            last: _,
+        } = read;
+        events.reverse();
+        Ok(EventPage {
+            complete_to: 0,
+            events,
+            more,
+            damaged,
         })
     }
 
@@ -234,6 +340,45 @@ fn newest_id(connection: &Connection) -> rusqlite::Result<i64> {
     connection
         .prepare_cached("SELECT next_event - 1 FROM state")?
         .query_row([], |row| row.get(0))
+}
+
+/// Rows as they are read; damaged ones are counted and left out.
+#[derive(Debug, Default)]
+struct Read {
+    events: Vec<EventRow>,
+    damaged: u64,
+    /// The id of the last one, damaged or not.
+    last: Option<i64>,
+}
+
+impl Read {
+    fn all(&mut self, mut rows: Rows<'_>) -> rusqlite::Result<()> {
+        while let Some(row) = rows.next()? {
+            self.last = Some(row.get("id")?);
+            match verified(row) {
+                Ok(event) => self.events.push(event),
+                Err(error) => {
+                    self.damaged += 1;
+                    tracing::error!(
+                        event = "event_damaged",
+                        id = self.last,
+                        error = %error,
+                        "an event is damaged and is left out: check the store with rollcall-master --verify-store"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The event of a row whose checksum is right. Version 1 has left none.
+pub(super) fn verified(row: &Row<'_>) -> rusqlite::Result<EventRow> {
+    let event = event_of(row)?;
+    if let Some(stored) = row.get("checksum")? {
+        checksum::verify("event", event.id, stored, checksum::of_event(&event))?;
+    }
+    Ok(event)
 }
 
 fn event_of(row: &Row<'_>) -> rusqlite::Result<EventRow> {

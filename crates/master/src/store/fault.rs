@@ -1,11 +1,15 @@
 //! Which of SQLite's errors pass, which mean a damaged file, and which end the daemon.
 
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 use rustix::io::Errno;
+
+use super::salvage::with_suffix;
 
 /// Bytes of the probe: more than what a file system may have left of a block or an inode.
 const PROBE_BYTES: usize = 64 * 1024;
@@ -26,8 +30,9 @@ pub(super) enum Fault {
     Final,
 }
 
-/// Sorts an error met while writing the database in `directory`.
-pub(super) fn classify(error: &rusqlite::Error, directory: &Path) -> Fault {
+/// Sorts an error met while writing the database at `path`.
+pub(super) fn classify(error: &rusqlite::Error, path: &Path) -> Fault {
+    let directory = path.parent().unwrap_or(Path::new("."));
     let Some(failure) = error.sqlite_error() else {
         return Fault::Final;
     };
@@ -40,11 +45,11 @@ pub(super) fn classify(error: &rusqlite::Error, directory: &Path) -> Fault {
         ErrorCode::ReadOnly if failure.extended_code != ffi::SQLITE_READONLY_DBMOVED => {
             passing(directory, Some(Errno::ROFS))
         }
-        ErrorCode::CannotOpen => passing(directory, probe(directory)),
+        ErrorCode::CannotOpen => passing(directory, probe(path)),
         // SQLite keeps the system's error number to itself. Whether it was space is asked of the
         // directory; an fsync that failed is final whatever the directory says now.
         ErrorCode::SystemIoFailure if failure.extended_code != ffi::SQLITE_IOERR_FSYNC => {
-            match probe(directory) {
+            match probe(path) {
                 Some(errno) if is_passing(errno) => passing(directory, Some(errno)),
                 _ => Fault::Final,
             }
@@ -52,6 +57,25 @@ pub(super) fn classify(error: &rusqlite::Error, directory: &Path) -> Fault {
         _ if is_damage(error) => Fault::Damaged,
         _ => Fault::Final,
     }
+}
+
+/// Whether an error met while opening the database comes from around it: the disk, its permissions,
+/// another process. Every other one comes from what is in the file.
+pub(super) fn is_environment(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::CannotOpen
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DiskFull
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::OutOfMemory
+                | ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::SystemIoFailure
+        )
+    )
 }
 
 /// Whether the error says that the file's content is wrong.
@@ -65,7 +89,13 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 fn is_passing(errno: Errno) -> bool {
     matches!(
         errno,
-        Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::MFILE | Errno::NFILE | Errno::NOMEM
+        Errno::NOSPC
+            | Errno::DQUOT
+            | Errno::FBIG
+            | Errno::ROFS
+            | Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOMEM
     )
 }
 
@@ -73,6 +103,7 @@ fn passing(directory: &Path, errno: Option<Errno>) -> Fault {
     let what = match errno {
         Some(Errno::NOSPC) => "the disk is full: free some space",
         Some(Errno::DQUOT) => "the disk quota is used up: raise it or free some space",
+        Some(Errno::FBIG) => "a limit of file sizes is reached: raise LimitFSIZE",
         Some(Errno::ROFS) => "the file system or the database is read-only: make it writable again",
         Some(Errno::MFILE | Errno::NFILE) => "no file descriptor is left: raise LimitNOFILE",
         Some(Errno::NOMEM) => "memory is short",
@@ -94,12 +125,19 @@ fn passing_busy(directory: &Path) -> Fault {
     }
 }
 
-/// Why a small file can't be written and synced in the directory; none if it can.
-fn probe(directory: &Path) -> Option<Errno> {
+/// Why a small file can't be written and synced beside the database, or one as long as the database's
+/// files; none if both can.
+fn probe(path: &Path) -> Option<Errno> {
+    let directory = path.parent().unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
         let mut file = tempfile::tempfile_in(directory)?;
         file.write_all(&[0; PROBE_BYTES])?;
-        file.sync_all()
+        file.sync_all()?;
+        for file_beside in [path, &with_suffix(path, "-wal")] {
+            let end = fs::metadata(file_beside).map_or(0, |beside| beside.len());
+            file.write_all_at(&[0; PROBE_BYTES], end)?;
+        }
+        Ok(())
     };
     write().err().and_then(|error| Errno::from_io_error(&error))
 }
@@ -115,7 +153,8 @@ mod tests {
     #[test]
     fn a_failed_fsync_is_final_and_a_full_disk_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let sort = |code| classify(&error(code), folder.path());
+        let database = folder.path().join("master.db");
+        let sort = |code| classify(&error(code), &database);
         assert_eq!(sort(ffi::SQLITE_IOERR_FSYNC), Fault::Final);
         assert_eq!(sort(ffi::SQLITE_IOERR_WRITE), Fault::Final);
         assert_eq!(sort(ffi::SQLITE_CONSTRAINT_PRIMARYKEY), Fault::Final);

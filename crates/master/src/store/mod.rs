@@ -12,15 +12,19 @@
 //!      └──────── Outcome ──────────┘  └── 0.25 s … 2 s
 //! ```
 
+mod checksum;
 mod error;
 pub(crate) mod events;
 mod fault;
 mod lock;
+mod migration;
+mod rows;
 mod salvage;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod verify;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +36,7 @@ use rollcall_protocol::api::EventRow;
 use tokio::sync::mpsc;
 
 pub(crate) use error::{StoreError, StoreGone};
+pub(crate) use verify::{Inspect, verify};
 
 /// The database's file name inside the state directory.
 const DATABASE: &str = "master.db";
@@ -92,6 +97,10 @@ pub(crate) struct Loaded {
     /// The damaged database that was set aside, if the last one was; its readable records and redo
     /// are in this answer and in the new database.
     pub(crate) set_aside: Option<PathBuf>,
+    /// The last run did not end in order, and the log of its last commits is gone.
+    pub(crate) log_missing: bool,
+    /// Databases that were set aside, now or earlier, and that nobody has taken away.
+    pub(crate) set_aside_files: usize,
 }
 
 /// What became of the group in hand.
@@ -117,6 +126,15 @@ pub(crate) enum Outcome {
         /// What is wrong.
         error: StoreError,
     },
+}
+
+/// How much history is kept. What is over either bound goes, oldest first, in slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Retention {
+    /// Events that were recorded longer ago go.
+    pub(crate) keep: Duration,
+    /// Events go while the database has more bytes in use.
+    pub(crate) bytes_max: u64,
 }
 
 /// What [`Store::open`] gives.
@@ -157,6 +175,14 @@ impl StoreHandle {
     }
 }
 
+/// A moment as names of files have it: "20261122T051200.123Z".
+fn file_time(at_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(at_ms).map_or_else(
+        |_beyond_the_calendar| format!("{at_ms}Z"),
+        |at| at.strftime("%Y%m%dT%H%M%S%.3fZ").to_string(),
+    )
+}
+
 /// The master's store.
 #[derive(Debug)]
 pub(crate) struct Store;
@@ -167,17 +193,24 @@ impl Store {
         directory.join(DATABASE)
     }
 
+    /// A reader has met an error: if it is damage, the next start checks the whole file.
+    pub(crate) fn suspect(database: &Path, error: &rusqlite::Error) {
+        if fault::is_damage(error) {
+            salvage::mark_suspect(database);
+        }
+    }
+
     /// Opens or creates the store of a state directory, loads what is in it, and starts its thread.
-    /// Events that were recorded longer ago than `history_keep` are removed in small slices.
+    /// Events beyond `retention` are removed in small slices.
     ///
     /// Blocks for as long as loading takes. A damaged database is set aside under a name that says
     /// when and why, what can be read of the roll is carried over, and [`Loaded::set_aside`] tells.
-    pub(crate) fn open(directory: &Path, history_keep: Duration) -> Result<Opened, StoreError> {
+    pub(crate) fn open(directory: &Path, retention: Retention) -> Result<Opened, StoreError> {
         fs::create_dir_all(directory).map_err(|source| StoreError::Directory {
             path: directory.to_owned(),
             source,
         })?;
-        let lock = lock::Lock::take(directory)?;
+        let lock = lock::take(directory)?;
         let (database, loaded) = salvage::open_or_set_aside(&Self::database(directory))?;
         tracing::info!(
             event = "store_opened",
@@ -190,7 +223,7 @@ impl Store {
 
         let (groups, groups_in) = std_mpsc::sync_channel(1);
         let (outcomes, outcomes_in) = mpsc::channel(OUTCOMES_MAX);
-        let writer = thread::Writer::new(database, history_keep, groups_in, outcomes);
+        let writer = thread::Writer::new(database, retention, groups_in, outcomes);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {

@@ -1,17 +1,21 @@
-//! The database's layout: opening, pragmas, versions.
+//! Opening the database: is it ours, is it whole, of which version, and how it is to be written.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::StoreError;
+use super::checksum::damage;
+use super::rows::State;
+use super::{StoreError, migration};
 
 /// The newest layout that this build knows. It grows with every change that an older build could not
 /// read, and that includes a new kind of event.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
+/// No build will ever have so high a layout.
+const VERSION_PLAUSIBLE: i64 = 1000;
 /// "ROLL": tells the file apart from other programs' databases.
-const APPLICATION_ID: i64 = 0x524f_4c4c;
+pub(super) const APPLICATION_ID: i64 = 0x524f_4c4c;
 /// Before it the WAL-reset bug can lose committed rows.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// How long a commit waits for somebody else's lock before the store calls itself degraded.
@@ -21,43 +25,7 @@ const CACHE_KIB: i64 = -8192;
 /// To what the write-ahead log is cut back after a checkpoint, in bytes.
 const WAL_BYTES_KEPT: i64 = 16 << 20;
 /// Statements kept prepared: all of the writer's.
-const STATEMENTS_MAX: usize = 16;
-
-const SCHEMA_1: &str = "
-CREATE TABLE state (
-    one             INTEGER PRIMARY KEY CHECK (one = 1),
-    master_id       BLOB NOT NULL CHECK (length(master_id) = 16),
-    listening_at_ms INTEGER,
-    next_group      INTEGER NOT NULL,
-    next_event      INTEGER NOT NULL
-) STRICT;
-CREATE TABLE slaves (
-    id           BLOB PRIMARY KEY CHECK (length(id) = 16),
-    name         TEXT NOT NULL,
-    presence     TEXT NOT NULL,
-    health       TEXT,
-    last_seen_ms INTEGER,
-    record       BLOB NOT NULL
-) STRICT;
-CREATE TABLE redo (
-    group_id INTEGER PRIMARY KEY,
-    reports  BLOB NOT NULL
-) STRICT;
-CREATE TABLE events (
-    id          INTEGER PRIMARY KEY,
-    time_ms     INTEGER NOT NULL,
-    recorded_ms INTEGER NOT NULL,
-    kind        TEXT NOT NULL,
-    slave       TEXT,
-    subject     TEXT,
-    from_state  TEXT,
-    to_state    TEXT,
-    text        TEXT NOT NULL,
-    replayed    INTEGER NOT NULL
-) STRICT;
-CREATE INDEX events_by_time ON events (time_ms);
-CREATE INDEX events_by_slave ON events (slave, id);
-";
+const STATEMENTS_MAX: usize = 24;
 
 /// An open database and where it is.
 #[derive(Debug)]
@@ -79,11 +47,7 @@ impl Database {
 
 /// Opens or creates the database for the writer and brings its layout up to date.
 pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
-    if rusqlite::version_number() < SQLITE_VERSION_MIN {
-        return Err(StoreError::OldSqlite {
-            found: rusqlite::version(),
-        });
-    }
+    assert_sqlite()?;
     let fault = |what| {
         move |source| StoreError::Sqlite {
             what,
@@ -99,10 +63,20 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
         connection,
         path: path.to_owned(),
     };
-    refuse_foreign(&database)?;
+    let found = version(&database.connection, path)?;
     set_up(&database.connection).map_err(fault("set up"))?;
-    migrate(&mut database)?;
+    migration::migrate(&mut database, found)?;
     Ok(database)
+}
+
+/// Refuses an SQLite that can lose what it has committed.
+pub(super) fn assert_sqlite() -> Result<(), StoreError> {
+    if rusqlite::version_number() < SQLITE_VERSION_MIN {
+        return Err(StoreError::OldSqlite {
+            found: rusqlite::version(),
+        });
+    }
+    Ok(())
 }
 
 /// Opens the database for reading only. It must exist.
@@ -114,9 +88,8 @@ pub(super) fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Before anything is written: is it ours, and do we know its layout?
-fn refuse_foreign(database: &Database) -> Result<(), StoreError> {
-    let connection = &database.connection;
+/// Before anything is written: is it ours, and do we know its layout? 0: it is empty.
+pub(super) fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     let read = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get(0));
     let look = || -> rusqlite::Result<(i64, i64, bool)> {
         connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -125,21 +98,45 @@ fn refuse_foreign(database: &Database) -> Result<(), StoreError> {
         })?;
         Ok((read("application_id")?, read("user_version")?, empty))
     };
-    let (application, version, empty) = look().map_err(|source| database.fault("read", source))?;
-    if application != APPLICATION_ID && !empty {
+    let fault = |source| StoreError::Sqlite {
+        what: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let (application, version, empty) = look().map_err(fault)?;
+    if empty {
+        return Ok(0);
+    }
+    if application == APPLICATION_ID && version == SCHEMA_VERSION {
+        return Ok(version);
+    }
+    // The row of `state` is signed with our version: it is the header that is wrong.
+    let is_plausible =
+        application == APPLICATION_ID && (SCHEMA_VERSION..VERSION_PLAUSIBLE).contains(&version);
+    if !is_plausible && State::read(connection).is_ok() {
+        return Err(fault(damage(format!(
+            "its header says application id {application:#x} and version {version}, and its content says otherwise"
+        ))));
+    }
+    if application != APPLICATION_ID {
         return Err(StoreError::Foreign {
-            path: database.path.clone(),
+            path: path.to_owned(),
             found: application,
         });
     }
     if version > SCHEMA_VERSION {
         return Err(StoreError::Newer {
-            path: database.path.clone(),
+            path: path.to_owned(),
             found: version,
             known: SCHEMA_VERSION,
         });
     }
-    Ok(())
+    if version < 1 {
+        return Err(fault(damage(format!(
+            "its version is {version}, and there are tables in it"
+        ))));
+    }
+    Ok(version)
 }
 
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
@@ -149,35 +146,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
+    // The writer checkpoints itself: SQLite would keep a failed fsync of the database to itself, and
+    // try again as if nothing were lost.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)
-}
-
-/// Takes the layout from the version found to [`SCHEMA_VERSION`], one step a version, all in one
-/// transaction.
-fn migrate(database: &mut Database) -> Result<(), StoreError> {
-    let mut master_id = [0; 16];
-    getrandom::fill(&mut master_id).map_err(StoreError::Random)?;
-    let connection = &mut database.connection;
-    let mut run = || -> rusqlite::Result<()> {
-        let transaction = connection.transaction()?;
-        let version: i64 =
-            transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version < 1 {
-            transaction.execute_batch(SCHEMA_1)?;
-            transaction.execute(
-                "INSERT INTO state (one, master_id, next_group, next_event) VALUES (1, ?1, 1, 1)",
-                [master_id],
-            )?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        }
-        if version < SCHEMA_VERSION {
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        transaction.commit()
-    };
-    run().map_err(|source| StoreError::Sqlite {
-        what: "create the tables of",
-        path: database.path.clone(),
-        source,
-    })
 }

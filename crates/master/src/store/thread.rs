@@ -1,19 +1,21 @@
 //! The store's thread: one group, one transaction, one outcome.
 
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rollcall_os::clock;
 use rollcall_protocol::Moment;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
-use super::events;
+use super::checksum::{self, SlaveColumns};
+use super::events::{self, Bounds};
 use super::fault::{self, Fault};
+use super::rows::State;
 use super::salvage;
 use super::schema::Database;
-use super::{Group, Outcome, StoreError};
+use super::{Group, Outcome, Retention, StoreError};
 
 /// The pause before the first retry of a group; it doubles up to [`RETRY_PAUSE_MAX`].
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -21,20 +23,26 @@ const RETRY_PAUSE_MIN: Duration = Duration::from_millis(250);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How often old events are looked for, when the last look found few.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Pages in the write-ahead log from which on it is folded into the database.
+const CHECKPOINT_PAGES: i64 = 1000;
+/// The pause after a checkpoint that did not work out.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether the thread goes on to the next group.
 enum Next {
     Group,
     End,
+    /// Nothing more may be written or synced.
+    Abandon,
 }
 
 /// The thread's state.
 #[derive(Debug)]
 pub(super) struct Writer {
     database: Database,
-    directory: PathBuf,
-    history_keep_ms: i64,
+    retention: Retention,
     sweep_at: Moment,
+    checkpoint_at: Moment,
     groups: Receiver<Group>,
     outcomes: mpsc::Sender<Outcome>,
 }
@@ -42,16 +50,15 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         database: Database,
-        history_keep: Duration,
+        retention: Retention,
         groups: Receiver<Group>,
         outcomes: mpsc::Sender<Outcome>,
     ) -> Self {
-        let directory = database.path.parent().unwrap_or(Path::new(".")).to_owned();
         Self {
             database,
-            directory,
-            history_keep_ms: i64::try_from(history_keep.as_millis()).unwrap_or(i64::MAX),
+            retention,
             sweep_at: Moment::ZERO,
+            checkpoint_at: Moment::ZERO,
             groups,
             outcomes,
         }
@@ -60,10 +67,19 @@ impl Writer {
     /// Commits groups until the handle is dropped or the disk fails.
     pub(super) fn run(mut self) {
         while let Ok(group) = self.groups.recv() {
-            match self.persist(&group) {
+            // What was committed is told before the log is folded in: its ack need not wait.
+            let next = match self.persist(&group) {
+                Next::Group => self.checkpoint(),
+                next => next,
+            };
+            match next {
                 Next::Group => {}
                 Next::End => break,
+                Next::Abandon => return self.abandon(),
             }
+        }
+        if let Err(error) = salvage::set_open(&self.database.connection, false) {
+            tracing::debug!(event = "store_close_failed", error = %error, "the end of the run could not be noted");
         }
         // The last connection to close folds the log into the database; the next start would do it, too.
         if let Err((_still_open, error)) = self.database.connection.close() {
@@ -80,7 +96,7 @@ impl Writer {
                 Ok(took) => return self.committed(group, took, degraded.is_some()),
                 Err(error) => error,
             };
-            match fault::classify(&error, &self.directory) {
+            match fault::classify(&error, &self.database.path) {
                 Fault::Passing { reason, errno } => {
                     if degraded.as_ref() != Some(&reason) {
                         self.degraded(&reason, errno, &error);
@@ -126,14 +142,45 @@ impl Writer {
         write(&transaction, group)?;
         let mut sweep_again = false;
         if sweep {
-            let before_ms = clock::wall_ms().saturating_sub(self.history_keep_ms);
-            sweep_again = events::sweep(&transaction, before_ms)?;
+            let keep_ms = i64::try_from(self.retention.keep.as_millis()).unwrap_or(i64::MAX);
+            let bounds = Bounds {
+                before_ms: clock::wall_ms().saturating_sub(keep_ms),
+                bytes_max: self.retention.bytes_max,
+            };
+            sweep_again = events::sweep(&transaction, bounds, group.events.len())?;
         }
         transaction.commit()?;
         if sweep && !sweep_again {
             self.sweep_at = begun + SWEEP_EVERY;
         }
         Ok(clock::boot().saturating_since(begun))
+    }
+
+    /// Folds the log into the database once it is long. Whatever fails here, the log still has it; but
+    /// after a failed fsync nobody knows what of the database is on disk, so the log must not be cut.
+    fn checkpoint(&mut self) -> Next {
+        let now = clock::boot();
+        if now < self.checkpoint_at {
+            return Next::Group;
+        }
+        let error = match fold_log(&self.database.connection) {
+            Ok(()) => return Next::Group,
+            Err(error) => error,
+        };
+        self.checkpoint_at = now + CHECKPOINT_PAUSE;
+        match fault::classify(&error, &self.database.path) {
+            Fault::Passing { reason, errno } => {
+                tracing::debug!(
+                    event = "store_checkpoint_failed",
+                    reason,
+                    errno,
+                    error = %error,
+                    "the log of the database could not be folded in and grows"
+                );
+                Next::Group
+            }
+            fault @ (Fault::Damaged | Fault::Final) => self.failed(fault == Fault::Damaged, error),
+        }
     }
 
     fn committed(&self, group: &Group, took: Duration, was_degraded: bool) -> Next {
@@ -175,7 +222,17 @@ impl Writer {
     fn fail(&self, error: StoreError) -> Next {
         tracing::error!(event = "store_failed", error = %error, "the store gives up");
         self.send(Outcome::Failed { error });
-        Next::End
+        Next::Abandon
+    }
+
+    /// Leaves the files as they are: after a failed fsync the next one would say yes to what the kernel
+    /// has dropped.
+    fn abandon(self) {
+        let connection = self.database.connection;
+        let kept = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        if let Err(error) = kept {
+            tracing::warn!(event = "store_close_failed", error = %error, "the log of the database is folded in at its close");
+        }
     }
 
     /// Ends the thread if nobody listens any more.
@@ -197,15 +254,23 @@ pub(super) fn write(transaction: &Transaction<'_>, group: &Group) -> rusqlite::R
     let id = as_i64(group.id)?;
     if !group.redo.is_empty() {
         transaction
-            .prepare_cached("INSERT INTO redo (group_id, reports) VALUES (?1, ?2)")?
-            .execute(params![id, group.redo])?;
+            .prepare_cached("INSERT INTO redo (group_id, reports, checksum) VALUES (?1, ?2, ?3)")?
+            .execute(params![id, group.redo, checksum::of_redo(id, &group.redo)])?;
     }
     for record in &group.records {
+        let columns = SlaveColumns {
+            id: &record.id,
+            name: &record.name,
+            presence: record.presence,
+            health: record.health,
+            last_seen_ms: record.last_seen_ms,
+            record: &record.blob,
+        };
         transaction
             .prepare_cached(
-                "INSERT INTO slaves (id, name, presence, health, last_seen_ms, record)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                 ON CONFLICT (id) DO UPDATE SET name = ?2, presence = ?3, health = ?4, last_seen_ms = ?5, record = ?6",
+                "INSERT INTO slaves (id, name, presence, health, last_seen_ms, record, checksum)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (id) DO UPDATE SET name = ?2, presence = ?3, health = ?4, last_seen_ms = ?5, record = ?6, checksum = ?7",
             )?
             .execute(params![
                 record.id,
@@ -213,7 +278,8 @@ pub(super) fn write(transaction: &Transaction<'_>, group: &Group) -> rusqlite::R
                 record.presence,
                 record.health,
                 record.last_seen_ms,
-                record.blob
+                record.blob,
+                columns.checksum()
             ])?;
     }
     for slave in &group.forgotten {
@@ -227,16 +293,28 @@ pub(super) fn write(transaction: &Transaction<'_>, group: &Group) -> rusqlite::R
             .execute([as_i64(below)?])?;
     }
     let newest_event = events::insert(transaction, &group.events)?;
-    transaction
-        .prepare_cached(
-            "UPDATE state SET listening_at_ms = ?1, next_group = ?2, next_event = max(next_event, ?3)",
-        )?
-        .execute([
-            group.listening_at_ms,
-            id.saturating_add(1),
-            newest_event.saturating_add(1),
-        ])?;
-    Ok(())
+    let state = State::read(transaction)?;
+    State {
+        listening_at_ms: Some(group.listening_at_ms),
+        next_group: id.saturating_add(1),
+        next_event: state.next_event.max(newest_event.saturating_add(1)),
+        is_open: true,
+        ..state
+    }
+    .write(transaction)
+}
+
+fn fold_log(connection: &Connection) -> rusqlite::Result<()> {
+    // The answer: whether it was busy, the pages in the log, and those of them that are folded in.
+    let pages: i64 = connection
+        .prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
+        .query_row([], |row| row.get(1))?;
+    if pages < CHECKPOINT_PAGES {
+        return Ok(());
+    }
+    connection
+        .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
+        .query_row([], |_folded| Ok(()))
 }
 
 fn as_i64(id: u64) -> rusqlite::Result<i64> {
@@ -254,7 +332,15 @@ mod tests {
         let database = schema::open(&folder.path().join("master.db")).unwrap();
         let (_groups, groups_in) = std::sync::mpsc::sync_channel(1);
         let (outcomes, _outcomes_in) = mpsc::channel(1);
-        let mut writer = Writer::new(database, Duration::MAX, groups_in, outcomes);
+        let mut writer = Writer::new(
+            database,
+            Retention {
+                keep: Duration::MAX,
+                bytes_max: u64::MAX,
+            },
+            groups_in,
+            outcomes,
+        );
         let group = Group {
             id: 4,
             redo: vec![1],

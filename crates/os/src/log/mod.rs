@@ -33,6 +33,34 @@ pub enum LogFormat {
     Pretty,
 }
 
+/// The `[log]` table of a configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    format: FormatChoice,
+    /// The least urgent level that is still written.
+    pub level: Level,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FormatChoice {
+    Auto,
+    Json,
+    Pretty,
+}
+
+impl LogConfig {
+    /// The format; `None`: the one that suits where the log goes.
+    pub const fn format(&self) -> Option<LogFormat> {
+        match self.format {
+            FormatChoice::Auto => None,
+            FormatChoice::Json => Some(LogFormat::Json),
+            FormatChoice::Pretty => Some(LogFormat::Pretty),
+        }
+    }
+}
+
 /// The least urgent level that is still written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -230,6 +258,20 @@ pub fn init(format: Option<LogFormat>, level: Level) -> Result<LogHandle, LogErr
     let (subscriber, handle) = subscriber(format, level, colour, std::io::stdout);
     tracing::subscriber::set_global_default(subscriber)?;
     Ok(handle)
+}
+
+/// From now on a panic is a line in the log like any other failure.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let text = panic.payload_as_str().unwrap_or("no text");
+        tracing::error!(
+            event = "panic",
+            error = text,
+            place,
+            "a task panicked: this is a bug"
+        );
+    }));
 }
 
 fn subscriber<W>(

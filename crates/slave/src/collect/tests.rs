@@ -126,6 +126,33 @@ async fn statuses_that_nobody_took_are_skipped() {
 }
 
 #[tokio::test]
+async fn slaves_that_start_together_report_at_different_moments() {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    let config = Config {
+        interval: INTERVAL,
+        ..config(&[])
+    };
+    let mut fleet = JoinSet::new();
+    for _ in 0..8 {
+        let mut collector = Collector::start(config.clone());
+        fleet.spawn(async move {
+            let mut moments = Vec::new();
+            for _ in 0..3 {
+                next(&mut collector).await;
+                moments.push(clock::boot());
+            }
+            [1, 2].map(|at| moments[at].saturating_since(moments[at - 1]))
+        });
+    }
+    let pauses = tokio::time::timeout(LONG, fleet.join_all()).await.unwrap();
+    let early = |pause: &[Duration; 2]| pause[0] < INTERVAL * 8 / 10;
+    assert!(pauses.iter().any(early), "{pauses:?}");
+    for [_, pause] in pauses {
+        assert!(pause > INTERVAL * 8 / 10, "{pause:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_new_configuration_takes_the_place_of_the_old() {
     let (bad, good) = (Script::new("exit 2"), Script::new("exit 0"));
     let mut collector = Collector::start(config(&[("bad", &bad), ("good", &good)]));

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use garde::Validate;
 use rollcall_os::config::{ConfigError, Faults, Reported, load_with, within};
-use rollcall_os::log::{Level, LogFormat};
+use rollcall_os::log::{Level, LogConfig, LogFormat};
 use rollcall_os::units::{Bytes, Duration};
 use rollcall_protocol::limits::{INTERVAL_MAX, INTERVAL_MIN, LABEL_BYTES_MAX, LABELS_MAX};
 use rollcall_protocol::name;
@@ -56,7 +56,7 @@ pub(crate) struct Raw {
     #[garde(dive)]
     shutdown: RawShutdown,
     #[garde(skip)]
-    log: RawLog,
+    log: LogConfig,
     #[garde(dive)]
     probe: RawProbes,
     #[garde(dive)]
@@ -94,22 +94,6 @@ struct RawSpool {
 struct RawShutdown {
     #[garde(custom(within(Duration::from_secs(0), Duration::from_secs(300))))]
     drain: Duration,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct RawLog {
-    format: FormatChoice,
-    level: Level,
-}
-
-/// The log's format, or the one that suits where it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum FormatChoice {
-    Auto,
-    Json,
-    Pretty,
 }
 
 /// The configuration, known to be right.
@@ -199,11 +183,7 @@ fn resolve(raw: Raw, host: &str, faults: &mut Faults<'_>) -> Result<Config, Repo
             probes,
             checks,
         },
-        log_format: match raw.log.format {
-            FormatChoice::Auto => None,
-            FormatChoice::Json => Some(LogFormat::Json),
-            FormatChoice::Pretty => Some(LogFormat::Pretty),
-        },
+        log_format: raw.log.format(),
         log_level: raw.log.level,
         raw: Raw { name, ..raw },
     })

@@ -36,10 +36,12 @@ use rollcall_protocol::backoff::{Backoff, BackoffLimits};
 use rollcall_protocol::frame::FrameError;
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
 use rollcall_protocol::session::slave::{Silence, SlaveTimeouts};
+use rollcall_protocol::wire::Mark;
 use rollcall_protocol::{Moment, wire};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::random;
 use crate::spool::{Spool, SpoolError};
 use connection::{ConnectError, Connection};
 use exchange::Exchange;
@@ -141,6 +143,8 @@ pub(crate) struct Link {
     backoff: Backoff,
     /// When the most preferred master is to be tried again.
     return_at: Option<Moment>,
+    /// The highest sequence of the process's own stream that was ever sent.
+    sent: Mark,
     /// Per-message mode: what the master lacks and was acked once, to be told with the next message.
     owed: Vec<wire::Gap>,
     /// What the last master that welcomed this slave allows a frame to hold.
@@ -168,6 +172,7 @@ impl Link {
             stop,
             drain_until: None,
             return_at: None,
+            sent: Mark::default(),
             owed: Vec::new(),
             payload_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
             journal: Journal::default(),
@@ -306,10 +311,10 @@ impl Link {
             End::Refused(error) => {
                 self.journal.refused(self.masters.current(), &error);
                 let BackoffLimits { cap, .. } = self.config.backoff;
-                if error.retry {
+                if error.retry && error.retry_after_ms > 0 {
                     let after = Duration::from_millis(error.retry_after_ms.into());
                     self.backoff.handle_window(after, after.saturating_mul(2));
-                } else {
+                } else if !error.retry {
                     self.backoff
                         .handle_window(cap / 2, cap.saturating_mul(3) / 2);
                 }
@@ -338,7 +343,7 @@ impl Link {
         if self.is_stopping() {
             return Next::Finish;
         }
-        Next::Pause(self.backoff.handle_down(clock::boot(), random()))
+        Next::Pause(self.backoff.handle_down(clock::boot(), random::bits()))
     }
 
     /// The master told when to come back; zero is no answer.
@@ -356,7 +361,7 @@ impl Link {
             self.return_at = None;
         } else if self.return_at.is_none() {
             let after = self.config.return_after;
-            let spread = after.mul_f64(0.5 * unit(random()));
+            let spread = after.mul_f64(0.5 * random::unit());
             self.return_at = Some(now + after + spread);
         }
     }
@@ -369,18 +374,4 @@ impl Link {
             Ok(()) = self.updates.changed() => {}
         }
     }
-}
-
-/// For jitter only: without a source of randomness the clock has to do.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| {
-        let nanos = clock::boot().since_origin().subsec_nanos();
-        u64::from(nanos) << 32
-    })
-}
-
-/// A number from 0 to 1.
-fn unit(random: u64) -> f64 {
-    // The upper 32 bits are exact in an f64.
-    f64::from(u32::try_from(random >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::SpoolError;
 
@@ -106,6 +106,16 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
         rusqlite::Error::IntegralValueOutOfRange(..) => true,
         _ => false,
     }
+}
+
+/// Whether the error says that nobody knows what is on disk.
+pub(super) fn is_sync_failure(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|failure| {
+        matches!(
+            failure.extended_code,
+            ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC
+        )
+    })
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

@@ -321,9 +321,9 @@ pub(super) fn oldest(
         .optional()
 }
 
-/// Turns a report into a gap, together with the gaps on both sides of it that lie on the same side
-/// of `reader` as it does: what was handed out already must not come back as a part of something
-/// new. Returns the bytes that were freed.
+/// Turns a report into a gap, together with the gaps on both sides of it that have the same reason and
+/// lie on the same side of `reader` as it does: what was handed out already must not come back as a
+/// part of something new. Returns the bytes that were freed.
 pub(super) fn give_up(
     connection: &Connection,
     lost: Line,
@@ -335,6 +335,7 @@ pub(super) fn give_up(
         connection,
         lost.stream,
         lost.first.saturating_sub(1),
+        reason,
         |gap| gap.last,
     )?
     .filter(same_side);
@@ -342,6 +343,7 @@ pub(super) fn give_up(
         connection,
         lost.stream,
         lost.last.saturating_add(1),
+        reason,
         |gap| gap.first,
     )?
     .filter(same_side);
@@ -363,25 +365,27 @@ pub(super) fn give_up(
     Ok(freed.saturating_sub(ENTRY_BYTES))
 }
 
-/// The gap of `stream` whose `edge` is `at`.
+/// The gap of `stream` that has this reason and whose `edge` is `at`.
 fn neighbour(
     connection: &Connection,
     stream: u64,
     at: u64,
+    reason: GapReason,
     edge: fn(&Line) -> u64,
 ) -> rusqlite::Result<Option<Line>> {
     // The index is by `last`: a gap that begins at `at` is the first entry that ends there or later.
     let sql = format!(
-        "SELECT {LINE}, gap IS NOT NULL FROM entries WHERE stream = ?1 AND last >= ?2
+        "SELECT {LINE}, gap FROM entries WHERE stream = ?1 AND last >= ?2
          ORDER BY last LIMIT 1"
     );
     let found = connection
         .prepare_cached(&sql)?
         .query_row(params![stream.cast_signed(), column(at)], |row| {
-            Ok((Line::read(row)?, row.get::<_, bool>(7)?))
+            Ok((Line::read(row)?, row.get::<_, Option<i32>>(7)?))
         })
         .optional()?;
-    Ok(found.and_then(|(line, is_gap)| (is_gap && edge(&line) == at).then_some(line)))
+    let is_alike = |found: Option<i32>| found == Some(reason.into());
+    Ok(found.and_then(|(line, found)| (is_alike(found) && edge(&line) == at).then_some(line)))
 }
 
 /// What a damaged database still tells of its streams, as gaps, oldest first.
@@ -411,10 +415,12 @@ fn widen(gaps: &mut Vec<(u64, wire::Gap)>, line: Line) {
     match gaps.iter_mut().find(same_stream) {
         Some((id, gap)) => {
             *id = line.id.min(*id);
-            gap.first = gap.first.min(line.first);
-            gap.last = gap.last.max(line.last);
-            gap.from_ms = gap.from_ms.min(line.from_ms);
-            gap.to_ms = gap.to_ms.max(line.to_ms);
+            if line.first < gap.first {
+                (gap.first, gap.from_ms) = (line.first, line.from_ms);
+            }
+            if line.last > gap.last {
+                (gap.last, gap.to_ms) = (line.last, line.to_ms);
+            }
         }
         None => {
             let gap = wire::Gap {

@@ -1,9 +1,11 @@
 //! The state folder: one slave at a time, its id, and what had to be set aside.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Write};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use rollcall_os::lock::{Lock, LockError};
 
 use super::SpoolError;
 
@@ -15,8 +17,7 @@ const DATABASE: &str = "spool.db";
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    /// Unlocked when it is closed, also by kill -9.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Folder {
@@ -30,34 +31,30 @@ impl Folder {
             let private = Permissions::from_mode(0o700);
             fs::set_permissions(path, private).map_err(failed("set the mode of", path))?;
         }
-        let lock_path = path.join(LOCK);
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(failed("open", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let path = path.to_owned();
-                let holder = holder(&mut lock);
-                return Err(SpoolError::InUse { path, holder });
-            }
-            Err(TryLockError::Error(error)) => return Err(failed("lock", &lock_path)(error)),
-        }
-        // Only for the message above: a full disk is no reason not to start.
-        let noted = lock
-            .set_len(0)
-            .and_then(|()| writeln!(lock, "{}", std::process::id()));
-        if let Err(error) = noted {
-            tracing::debug!(event = "lock_pid_not_noted", error = %error, "can't note the pid in the lock file");
-        }
+        let lock = Lock::take(&path.join(LOCK)).map_err(|error| match error {
+            LockError::Held { holder, .. } => SpoolError::InUse {
+                path: path.to_owned(),
+                holder,
+            },
+            LockError::File { verb, path, source } => SpoolError::File { verb, path, source },
+        })?;
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// The same for a folder that is there already.
+    ///
+    /// # Errors
+    /// [`SpoolError::NoFolder`], and those of [`Self::lock`].
+    pub(crate) fn lock_existing(path: &Path) -> Result<Self, SpoolError> {
+        if !path.is_dir() {
+            return Err(SpoolError::NoFolder {
+                path: path.to_owned(),
+            });
+        }
+        Self::lock(path)
     }
 
     /// The folder itself.
@@ -145,15 +142,6 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-/// Whoever holds the lock has written its pid into it.
-fn holder(lock: &mut File) -> String {
-    let mut pid = String::new();
-    match lock.read_to_string(&mut pid) {
-        Ok(_) if !pid.trim().is_empty() => format!("the slave with pid {}", pid.trim()),
-        _ => "another slave".to_owned(),
-    }
 }
 
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {

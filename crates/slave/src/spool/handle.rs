@@ -5,9 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
+use rollcall_os::clock;
 use rollcall_protocol::wire::{self, GapReason};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use super::queue::{NewIdentity, Queue};
 use super::thread::{Command, Worker, run};
 use super::{Entry, Folder, SpoolError, SpoolLimits, Standing};
 
@@ -112,12 +114,21 @@ impl Spool {
         self.call(Worker::newest).await
     }
 
-    /// What Hello has to say.
+    /// How the spool stands.
     ///
     /// # Errors
     /// As for [`Self::acked`].
     pub(crate) async fn standing(&self) -> Result<Standing, SpoolError> {
         self.call(Worker::standing).await
+    }
+
+    /// What Hello has to say. That this stream has said Hello is remembered before it does, so that
+    /// the next process on this folder can name it as an earlier one.
+    ///
+    /// # Errors
+    /// As for [`Self::acked`].
+    pub(crate) async fn introduce(&self) -> Result<Standing, SpoolError> {
+        self.call(Worker::introduce).await
     }
 
     /// Gives up one report that can't be sent: a gap takes its place.
@@ -168,6 +179,19 @@ impl Spool {
             .map_err(|_| SpoolError::Ended)?;
         answer.await.map_err(|_| SpoolError::Ended)?
     }
+}
+
+/// Draws a new id for the slave whose state folder this is, and keeps its spool. No slave may run on
+/// it, and none is started.
+///
+/// # Errors
+/// There is no such folder, it is in use by a slave, or it can't be written.
+pub(crate) fn renew_identity(
+    directory: &Path,
+    limits: SpoolLimits,
+) -> Result<NewIdentity, SpoolError> {
+    let folder = Folder::lock_existing(directory)?;
+    Queue::open(folder, limits, clock::wall_ms())?.renew_identity()
 }
 
 /// What a panic said.

@@ -34,9 +34,9 @@ use std::path::PathBuf;
 use rollcall_protocol::wire;
 
 use folder::Folder;
-pub(crate) use handle::{Ended, Spool, SpoolEnd};
+pub(crate) use handle::{Ended, Spool, SpoolEnd, renew_identity};
 pub(crate) use limits::SpoolLimits;
-pub(crate) use queue::BEFORE_ALL;
+pub(crate) use queue::{BEFORE_ALL, NewIdentity};
 
 /// One report or gap of the spool.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +69,8 @@ pub(crate) struct Standing {
     pub(crate) backlog: u64,
     /// Every stream with unacked entries, oldest first, and `stream` itself as the last.
     pub(crate) pending: Vec<wire::Pending>,
+    /// The streams of this folder's earlier processes that have said Hello, newest first.
+    pub(crate) previous: Vec<u64>,
 }
 
 impl Standing {
@@ -86,14 +88,23 @@ impl Standing {
 pub(crate) enum SpoolError {
     /// Another slave runs on the same folder.
     #[error(
-        "the state folder {} is in use by {holder}; stop it, or give this slave a folder of its own ([state] directory)",
+        "the state folder {} is in use by another slave ({holder}); stop it, or give this slave a folder of its own ([state] directory)",
         path.display()
     )]
     InUse {
         /// The state folder.
         path: PathBuf,
-        /// "the slave with pid N", as far as known.
+        /// "pid N", as far as known.
         holder: String,
+    },
+    /// There is no state folder.
+    #[error(
+        "there is no state folder {}: a slave makes it, and draws its id, at its first start",
+        path.display()
+    )]
+    NoFolder {
+        /// Where it was looked for.
+        path: PathBuf,
     },
     /// A file of the state folder can't be used.
     #[error("can't {verb} {}: {source}", path.display())]
@@ -112,6 +123,17 @@ pub(crate) enum SpoolError {
         path: PathBuf,
         /// What SQLite said.
         source: rusqlite::Error,
+    },
+    /// The disk did not take what was written, and there is no telling what of it arrived.
+    #[error(
+        "the spool {} could not be synced ({error}): look after the disk; the next start goes on from what is on it",
+        path.display()
+    )]
+    Sync {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        error: String,
     },
     /// The database was damaged and has been set aside; a new one with a new stream took its place.
     #[error("the spool was damaged and has been replaced by a new one")]

@@ -10,7 +10,7 @@ use rollcall_protocol::wire::{self, GapReason};
 use super::queue::{GivenUp, Queue, Room};
 use super::{BEFORE_ALL, Body, Entry, Folder, Spool, SpoolError, SpoolLimits};
 
-const NOW_MS: i64 = 1_795_320_900_000;
+pub(super) const NOW_MS: i64 = 1_795_320_900_000;
 
 pub(super) const UNBOUNDED: SpoolLimits = SpoolLimits {
     bytes_max: u64::MAX,
@@ -350,8 +350,14 @@ fn a_body_that_cannot_be_decoded_becomes_a_gap() {
     assert_eq!(changed, Ok(1));
     drop(connection);
     let mut queue = open(directory.path(), UNBOUNDED);
-    assert_eq!(all(&mut queue), ["1", "2-2", "3"]);
-    assert_eq!(all(&mut queue), ["1", "2-2", "3"]);
+    for _ in 0..2 {
+        assert_eq!(all(&mut queue), ["1", "2-2", "3"]);
+        let Body::Gap(gap) = queue.read_after(BEFORE_ALL, 2).unwrap()[1].body else {
+            panic!("a report");
+        };
+        assert_eq!(gap.reason(), GapReason::Damaged);
+        assert_eq!((gap.from_ms, gap.to_ms), (NOW_MS, NOW_MS));
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) type Command = (Box<dyn FnOnce(&mut Worker) + Send>, OwnedSemaphorePe
 /// Does what it is asked for until nobody can ask any more.
 ///
 /// # Errors
-/// The database was damaged and no new one can be had.
+/// The database was damaged and no new one can be had, or it could not be synced.
 pub(super) fn run(mut worker: Worker, commands: &Receiver<Command>) -> Result<(), SpoolError> {
     loop {
         match worker.receive(commands) {
@@ -35,7 +35,7 @@ pub(super) fn run(mut worker: Worker, commands: &Receiver<Command>) -> Result<()
             Err(RecvTimeoutError::Timeout) => worker.tidy(),
             Err(RecvTimeoutError::Disconnected) => {
                 worker.tidy();
-                return Ok(());
+                return worker.broken.take().map_or(Ok(()), Err);
             }
         }
         if let Some(error) = worker.broken.take() {
@@ -117,6 +117,12 @@ impl Worker {
     pub(super) fn standing(&mut self) -> Result<Standing, SpoolError> {
         self.replaced = false;
         self.read(|queue| queue.standing())
+    }
+
+    /// See [`Queue::introduce`].
+    pub(super) fn introduce(&mut self) -> Result<Standing, SpoolError> {
+        self.replaced = false;
+        self.read(Queue::introduce)
     }
 
     /// See [`Queue::give_up`].
@@ -202,13 +208,17 @@ impl Worker {
         }
     }
 
-    /// Replaces the database if `error` means that it is damaged; whether it did.
+    /// Replaces the database if `error` means that it is damaged; whether it did. Gives up if it
+    /// could not be synced: the next sync would say yes to what the kernel has dropped.
     fn handle(&mut self, error: &rusqlite::Error) -> bool {
+        if let Some(queue) = self.queue.take_if(|_| database::is_sync_failure(error)) {
+            self.broken = Some(queue.abandon(error));
+            return false;
+        }
         let Some(queue) = self.queue.take_if(|_| database::is_damage(error)) else {
             return false;
         };
-        let limits = queue.limits();
-        match Queue::replace(queue.into_folder(), limits, clock::wall_ms(), error) {
+        match queue.replace(clock::wall_ms(), error) {
             Ok(queue) => {
                 self.queue = Some(queue);
                 self.replaced = true;

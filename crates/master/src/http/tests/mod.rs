@@ -2,6 +2,7 @@
 
 mod bounds;
 mod events;
+mod past;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,8 +14,13 @@ use rollcall_protocol::api::{
 use rollcall_protocol::wire;
 
 use super::*;
-use crate::store::{Group, Opened, Outcome, Store};
-use crate::view::SlaveView;
+use crate::store::{Group, Opened, Outcome, Retention, Store};
+use crate::view::{Degraded, ReportsAsked, SlaveView};
+
+const KEEP: Retention = Retention {
+    keep: Duration::from_secs(3600),
+    bytes_max: 1 << 30,
+};
 
 /// A store, a server over it, and the sending ends that the reactor would hold.
 struct Server {
@@ -23,6 +29,7 @@ struct Server {
     roll: watch::Sender<Arc<RollSnapshot>>,
     stats: Arc<Stats>,
     new_events: broadcast::Sender<Arc<EventRow>>,
+    questions: Option<mpsc::Receiver<ReportsAsked>>,
     cancel: CancellationToken,
     thread: Option<JoinHandle<io::Result<()>>>,
     _folder: tempfile::TempDir,
@@ -35,16 +42,18 @@ impl Server {
 
     fn with(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let opened = Store::open(folder.path(), Duration::from_secs(3600)).unwrap();
+        let opened = Store::open(folder.path(), KEEP).unwrap();
         let (roll, roll_seen) = watch::channel(Arc::default());
         // Small, so that streams do lag.
         let (new_events, _) = broadcast::channel(8);
         let stats = Arc::new(Stats::default());
+        let (reports, questions) = mpsc::channel(4);
         let readers = Readers {
             roll: roll_seen,
             stats: Arc::clone(&stats),
             events: Store::database(folder.path()),
             new_events: new_events.clone(),
+            reports,
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -57,6 +66,7 @@ impl Server {
             roll,
             stats,
             new_events,
+            questions: Some(questions),
             cancel,
             thread: Some(thread),
             _folder: folder,
@@ -194,7 +204,11 @@ fn publish(server: &Server, degraded: Option<&str>) {
             slave("web-1", Presence::Late, Some(Health::Critical)),
             slave("web-2", Presence::Up, None),
         ],
-        degraded: degraded.map(str::to_owned),
+        degraded: degraded.map(|reason| Degraded {
+            reason: reason.to_owned(),
+            since: clock::boot(),
+            since_ms: clock::wall_ms(),
+        }),
     }));
 }
 
@@ -254,7 +268,8 @@ fn readiness_and_health_tell_apart_a_full_disk_and_a_dead_reactor() {
     let (status, body) = server.get("/readyz");
     let readiness: Readiness = serde_json::from_str(&body).unwrap();
     assert_eq!((status, readiness.ready), (503, false));
-    assert_eq!(readiness.reason.as_deref(), Some("the disk is full"));
+    let reason = readiness.reason.unwrap();
+    assert!(reason.starts_with("the disk is full (for 0."), "{reason}");
 
     let mut server = server;
     server.roll = watch::channel(Arc::default()).0;
@@ -268,6 +283,9 @@ fn the_metrics_are_a_page_that_a_scraper_can_read() {
     publish(&server, Some("the disk is full"));
     server.stats.applied.add(7);
     server.stats.connections.set(2);
+    server.stats.set_aside.set(3);
+    server.stats.events_damaged.add(1);
+    server.stats.reports_bytes.set(512);
     server.stats.committed(Duration::from_micros(300), 50);
     server.stats.committed(Duration::from_secs(9), 50);
     let response = server.request("/metrics", &[]);
@@ -289,6 +307,10 @@ fn the_metrics_are_a_page_that_a_scraper_can_read() {
         ("rollcall_reports_duplicate_total", 0.0),
         ("rollcall_log_lines_suppressed_total", 0.0),
         ("rollcall_store_redo_bytes_total", 100.0),
+        ("rollcall_store_commit_in_hand_seconds", 0.0),
+        ("rollcall_store_set_aside", 3.0),
+        ("rollcall_store_events_damaged_total", 1.0),
+        ("rollcall_reports_remembered_bytes", 512.0),
         ("rollcall_store_commit_seconds_count", 2.0),
         ("rollcall_store_commit_seconds_sum", 9.0003),
         (r#"rollcall_store_commit_seconds_bucket{le="0.00025"}"#, 0.0),

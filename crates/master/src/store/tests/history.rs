@@ -3,7 +3,7 @@
 use super::super::events::{EventPage, kind_of, kind_word};
 use super::*;
 
-const KINDS: [EventKind; 10] = [
+const KINDS: [EventKind; 11] = [
     EventKind::Enrolled,
     EventKind::Presence,
     EventKind::Health,
@@ -14,6 +14,7 @@ const KINDS: [EventKind; 10] = [
     EventKind::Restart,
     EventKind::Renamed,
     EventKind::MasterStart,
+    EventKind::Degraded,
 ];
 
 fn ask(directory: &Path, query: EventQuery) -> EventPage {
@@ -167,45 +168,121 @@ fn a_filter_passes_the_same_events_live_as_from_the_database() {
     }
 }
 
+fn ids_on_disk(directory: &Path) -> Vec<i64> {
+    let events = events_of(directory, 0);
+    events.iter().map(|event| event.id).collect()
+}
+
 #[test]
 fn old_events_go_in_slices_and_their_ids_do_not_come_back() {
     let folder = tempfile::tempdir().unwrap();
-    let mut opened = open(folder.path());
-    let long_ago = EventRow {
-        recorded_ms: 5,
-        ..event(0)
+    let forever = Retention {
+        keep: Duration::MAX,
+        ..KEEP
     };
+    let mut opened = Store::open(folder.path(), forever).unwrap();
     let old = (1..=450).map(|id| EventRow {
-        id,
-        ..long_ago.clone()
+        recorded_ms: 5,
+        ..event(id)
     });
     commit(
         &mut opened,
         Group {
-            events: old.collect(),
+            events: old.chain([event(451)]).collect(),
             ..group(1)
         },
     );
+    opened.handle.close().unwrap();
+
+    // One slice goes with each group, for as long as there are more.
+    for (round, left) in [(2, 251), (3, 51), (4, 1), (5, 1)] {
+        let mut opened = open(folder.path());
+        commit(&mut opened, group(round));
+        assert_eq!(opened.loaded.next_event, 452);
+        opened.handle.close().unwrap();
+        assert_eq!(ids_on_disk(folder.path()).len(), left);
+    }
+    assert_eq!(ids_on_disk(folder.path()), [451]);
+}
+
+#[test]
+fn the_oldest_events_make_room_and_the_file_stops_growing() {
+    const EVENTS_A_GROUP: i64 = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let small = Retention {
+        bytes_max: 600_000,
+        ..KEEP
+    };
+    let mut opened = Store::open(folder.path(), small).unwrap();
+    let in_use = || {
+        let reader = schema::open_read_only(&Store::database(folder.path())).unwrap();
+        events::bytes_in_use(&reader).unwrap()
+    };
+    for round in 1..=100 {
+        let first = 1 + i64::try_from(round - 1).unwrap() * EVENTS_A_GROUP;
+        commit(
+            &mut opened,
+            Group {
+                redo: Vec::new(),
+                events: (first..first + EVENTS_A_GROUP).map(event).collect(),
+                ..group(round)
+            },
+        );
+        // It is looked at once a second, and at a start.
+        if round % 5 == 0 {
+            opened.handle.close().unwrap();
+            opened = Store::open(folder.path(), small).unwrap();
+            assert!(in_use() < small.bytes_max + 100_000, "{}", in_use());
+        }
+    }
+    opened.handle.close().unwrap();
+    let length = fs::metadata(Store::database(folder.path())).unwrap().len();
+    assert!(length < 1_000_000, "what is freed is used again: {length}");
+    let left = ids_on_disk(folder.path());
+    assert_eq!(left.last(), Some(&10_000));
+    assert!(left.len() >= 1000 && left.len() < 8000, "{}", left.len());
+    assert!(left.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+
+    let tiny = Retention {
+        bytes_max: 1,
+        ..KEEP
+    };
+    for round in 101..140 {
+        let mut opened = Store::open(folder.path(), tiny).unwrap();
+        commit(&mut opened, group(round));
+        opened.handle.close().unwrap();
+    }
+    assert_eq!(
+        ids_on_disk(folder.path()),
+        (9_001..=10_000).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_damaged_event_is_left_out_counted_and_does_not_end_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut opened = open(folder.path());
     commit(
         &mut opened,
         Group {
-            events: vec![event(451)],
-            ..group(2)
+            events: (1..=5).map(event).collect(),
+            ..group(1)
         },
     );
-    opened.handle.close().unwrap();
-    // The first sweep went with the first group; the second with the second.
-    assert_eq!(events_of(folder.path(), 0).len(), 450 + 1 - 2 * 200);
-
-    let mut opened = open(folder.path());
-    commit(&mut opened, group(3));
-    assert_eq!(opened.loaded.next_event, 452);
-    opened.handle.close().unwrap();
-    let left: Vec<i64> = events_of(folder.path(), 0)
-        .iter()
-        .map(|event| event.id)
-        .collect();
-    assert_eq!(left, [451]);
+    let path = Store::database(folder.path());
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let spoil = "UPDATE events SET text = 'no report in tine' WHERE id IN (2, 5)";
+    other.execute_batch(spoil).unwrap();
+    let mut reader = EventReader::open(&path).unwrap();
+    let query = EventQuery {
+        after: Some(0),
+        filter: EventFilter::default(),
+        limit: 5,
+    };
+    let page = reader.query(&query).unwrap();
+    let ids: Vec<i64> = page.events.iter().map(|event| event.id).collect();
+    assert_eq!((ids, page.damaged), (vec![1, 3, 4], 2));
+    assert_eq!((page.more, page.complete_to), (true, 5));
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! The store against real files.
 
 mod damage;
+mod file_limit;
 mod full_disk;
 mod history;
+mod migration;
+mod sweep;
+mod verify;
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +18,10 @@ use tokio::time::timeout;
 use super::events::{EventFilter, EventQuery, EventReader};
 use super::*;
 
-const KEEP: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+const KEEP: Retention = Retention {
+    keep: Duration::from_secs(90 * 24 * 60 * 60),
+    bytes_max: 1 << 30,
+};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn open(directory: &Path) -> Opened {
@@ -249,10 +256,15 @@ fn a_newer_schema_and_a_foreign_database_are_refused_untouched() {
     other.pragma_update(None, "user_version", 99).unwrap();
     let message = Store::open(folder.path(), KEEP).unwrap_err().to_string();
     assert!(
-        message.contains("schema version 99") && message.contains("up to 1"),
+        message.contains("schema version 99") && message.contains("up to 2"),
         "{message}"
     );
-    other.pragma_update(None, "application_id", 7).unwrap();
+    drop(other);
+    fs::remove_file(&path).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other
+        .execute_batch("CREATE TABLE t (x); PRAGMA application_id = 7")
+        .unwrap();
     let message = Store::open(folder.path(), KEEP).unwrap_err().to_string();
     assert!(message.contains("not Rollcall's database"), "{message}");
     assert_eq!(

@@ -30,6 +30,8 @@ pub(super) struct Exchange<'a> {
     session: SlaveSession,
     feed: Feed,
     newest: watch::Receiver<u64>,
+    /// How far the process's own stream had been sent before this connection.
+    sent_before: Mark,
     /// What was acked and not told to the spool yet.
     acked: Vec<Mark>,
     /// Nothing more is sent; once all is acked, it ends like this.
@@ -67,11 +69,21 @@ impl<'a> Exchange<'a> {
         master: String,
     ) -> Result<Self, SpoolError> {
         let newest = link.spool.watch_newest();
-        let standing = link.spool.standing().await?;
+        let standing = link.spool.introduce().await?;
+        let own = standing.pending.last().copied().unwrap_or_default();
+        // What was acked was sent.
+        let acked = own.first.saturating_sub(1);
+        let known = Some(link.sent).filter(|sent| sent.stream == own.stream);
+        let sent = known.map_or(0, |sent| sent.sequence).max(acked);
+        link.sent = Mark {
+            stream: own.stream,
+            sequence: sent,
+        };
         let feed = Feed::new(link.spool.clone(), &standing.pending);
         let timeouts = link.config.timeouts;
         let mut exchange = Self {
             session: SlaveSession::new(clock::boot(), timeouts, standing.pending.clone(), 0),
+            sent_before: link.sent,
             link,
             master,
             connection,
@@ -280,13 +292,7 @@ impl<'a> Exchange<'a> {
                 None
             }
             Step::Resync(resync) => {
-                tracing::warn!(
-                    event = "stream_resync",
-                    master = %self.master,
-                    stream = %format_args!("{:016x}", resync.stream),
-                    sequence = resync.sequence,
-                    "the master knows more of this stream than the spool: the state folder is an older copy; its reports go on in a new stream"
-                );
+                self.log_resync(resync.stream, resync.sequence);
                 self.last(End::Resync(resync.stream))
             }
             Step::Goodbye(goodbye) => {
@@ -318,6 +324,10 @@ impl<'a> Exchange<'a> {
         if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
             return Some(self.lost(LinkError::Version(version)));
         }
+        if let Some(mark) = self.ahead_of_us(&opened.marks) {
+            self.log_resync(mark.stream, mark.sequence);
+            return Some(End::Resync(mark.stream));
+        }
         let now = clock::boot();
         let per_message = self.link.is_per_message();
         let peer = self.connection.peer();
@@ -341,6 +351,25 @@ impl<'a> Exchange<'a> {
             self.queue(Kind::Gap(gap));
         }
         None
+    }
+
+    /// The mark that says that the master has more of the own stream than this process has ever sent:
+    /// its memory was restored together with its disk, and it has spooled as many reports again as
+    /// it had lost. Only the slave can tell; the master takes them for reports whose acks were lost.
+    fn ahead_of_us(&self, marks: &[Mark]) -> Option<Mark> {
+        let Mark { stream, sequence } = self.sent_before;
+        let ahead = |mark: &&Mark| mark.stream == stream && mark.sequence > sequence;
+        marks.iter().find(ahead).copied()
+    }
+
+    fn log_resync(&self, stream: u64, sequence: u64) {
+        tracing::warn!(
+            event = "stream_resync",
+            master = %self.master,
+            stream = %format_args!("{stream:016x}"),
+            sequence,
+            "the master knows more of this stream than the spool: the state folder is an older copy; its reports go on in a new stream"
+        );
     }
 
     fn acked(&mut self, ack: Ack, round_trip: Option<Duration>) {

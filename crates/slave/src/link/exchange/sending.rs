@@ -30,6 +30,7 @@ impl Exchange<'_> {
             pending: standing.pending,
             frames,
             labels: config.labels.clone(),
+            previous: standing.previous,
         })
     }
 
@@ -133,6 +134,10 @@ impl Exchange<'_> {
         }
         self.session
             .handle_sent(pick, stream, sequence, clock::boot());
+        let sent = &mut self.link.sent;
+        if sent.stream == stream {
+            sent.sequence = sent.sequence.max(sequence);
+        }
         self.feed.advance();
         Ok(Some(message))
     }

@@ -211,6 +211,36 @@ async fn a_resync_moves_what_is_left_to_a_new_stream() {
     rig.settled().await;
 }
 
+/// The process and its memory were restored, and it has spooled as many reports again as the master
+/// had got of the run that is lost: by its Hello alone the master can't tell.
+#[tokio::test]
+async fn a_mark_beyond_what_was_ever_sent_makes_a_new_stream() {
+    for mode in [Mode::Pooled, Mode::PerMessage] {
+        let master = FakeMaster::start().await;
+        let mut rig = Rig::with_config(LinkConfig {
+            mode,
+            ..config(&[&master])
+        });
+        rig.append(3).await;
+        rig.start();
+        let (mut session, old) = master.accept().await;
+        let mark = Mark {
+            stream: old.stream,
+            sequence: 2,
+        };
+        session.welcome(vec![mark]).await;
+        while session.next().await.is_some() {}
+        let (mut session, new) = master.welcome().await;
+        assert_ne!(new.stream, old.stream);
+        assert_eq!((new.next_sequence, new.backlog), (4, 3));
+        assert_eq!(new.previous, [old.stream]);
+        assert_eq!(session.shown(4).await[..3], ["P3", "1", "2"]);
+        session.ack(new.stream, 3).await;
+        session.close().await;
+        rig.settled().await;
+    }
+}
+
 #[tokio::test]
 async fn a_goodbye_brings_marks_and_a_time_to_come_back() {
     let master = FakeMaster::start().await;

@@ -1,5 +1,6 @@
 //! The spool's rules on top of the SQL: sequences and acks.
 
+mod identity;
 mod opening;
 mod room;
 
@@ -7,11 +8,13 @@ use std::collections::BTreeMap;
 
 use rollcall_protocol::limits::STREAMS_MAX;
 use rollcall_protocol::wire::{self, GapReason};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::entries::{self, Line, Totals};
 use super::states::States;
-use super::{Body, Entry, Folder, SpoolLimits, Standing, database};
+use super::{Body, Entry, Folder, SpoolError, SpoolLimits, Standing, database};
+pub(crate) use identity::NewIdentity;
 pub(super) use room::{GivenUp, Room};
 
 /// An entry id that lies before all others: where a reader begins.
@@ -38,6 +41,8 @@ pub(super) struct Queue {
     connection: Connection,
     limits: SpoolLimits,
     slave_id: [u8; 16],
+    /// The streams that have said Hello, newest first.
+    introduced: Vec<u64>,
     state: State,
     /// Acked, but not deleted yet: the highest sequence by stream.
     cleared: BTreeMap<u64, u64>,
@@ -47,9 +52,18 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Ends the use of the database.
-    pub(super) fn into_folder(self) -> Folder {
-        self.folder
+    /// Leaves the files as they are after a sync that failed.
+    pub(super) fn abandon(self, error: &rusqlite::Error) -> SpoolError {
+        let kept = self
+            .connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        if let Err(error) = kept {
+            tracing::debug!(event = "spool_close_failed", error = %error, "the log of the spool is folded in at its close");
+        }
+        SpoolError::Sync {
+            path: self.folder.database(),
+            error: error.to_string(),
+        }
     }
 
     /// The state folder.
@@ -70,11 +84,6 @@ impl Queue {
     /// Whether acks wait for the next append.
     pub(super) fn has_cleared(&self) -> bool {
         !self.cleared.is_empty()
-    }
-
-    /// The bounds in use.
-    pub(super) fn limits(&self) -> SpoolLimits {
-        self.limits
     }
 
     /// Changes the bounds; the next append keeps them.
@@ -177,7 +186,7 @@ impl Queue {
         Ok(entry.filter(|entry| matches!(entry.body, Body::Report(_))))
     }
 
-    /// What Hello has to say. Of more streams than a Hello may name, the oldest come first.
+    /// How the spool stands. Of more streams than a Hello may name, the oldest come first.
     ///
     /// # Errors
     /// Those of SQLite.
@@ -207,6 +216,7 @@ impl Queue {
             next_sequence: self.state.next_sequence,
             backlog: self.state.totals.reports,
             pending,
+            previous: self.previous(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
-use super::{BEFORE_ALL, Queue, State, random_stream};
+use super::{BEFORE_ALL, Queue, State, identity, random_stream};
 use crate::spool::{Folder, SpoolError, SpoolLimits, database, entries};
 
 impl Queue {
@@ -19,25 +19,31 @@ impl Queue {
         now_ms: i64,
     ) -> Result<Self, SpoolError> {
         match database::open(&folder.database()) {
-            Ok(connection) => Self::begin_stream(folder, limits, connection, None),
+            Ok(connection) => Self::begin_stream(folder, limits, connection, None, Vec::new()),
             Err(database::OpenError::Other(error)) => Err(error),
             Err(database::OpenError::Unusable { why, reason }) => {
-                Self::set_aside(folder, limits, now_ms, why, &reason)
+                Self::set_aside(folder, limits, now_ms, why, &reason, Vec::new())
             }
         }
     }
 
-    /// Sets a database aside that was found damaged while it was in use, and opens a new one.
+    /// Sets the database aside, which was found damaged while it was in use, and opens a new one.
     ///
     /// # Errors
     /// [`SpoolError`]
     pub(in crate::spool) fn replace(
-        folder: Folder,
-        limits: SpoolLimits,
+        self,
         now_ms: i64,
         damage: &rusqlite::Error,
     ) -> Result<Self, SpoolError> {
-        Self::set_aside(folder, limits, now_ms, "damaged", &damage.to_string())
+        let Self {
+            folder,
+            limits,
+            introduced,
+            ..
+        } = self;
+        let damage = damage.to_string();
+        Self::set_aside(folder, limits, now_ms, "damaged", &damage, introduced)
     }
 
     fn set_aside(
@@ -46,6 +52,7 @@ impl Queue {
         now_ms: i64,
         why: &str,
         reason: &str,
+        introduced: Vec<u64>,
     ) -> Result<Self, SpoolError> {
         let aside = folder.set_aside(why, now_ms)?;
         tracing::error!(
@@ -59,7 +66,7 @@ impl Queue {
             database::OpenError::Unusable { .. } => SpoolError::Replaced,
         })?;
         let old = database::open_set_aside(&aside).ok();
-        Self::begin_stream(folder, limits, connection, old.as_ref())
+        Self::begin_stream(folder, limits, connection, old.as_ref(), introduced)
     }
 
     fn begin_stream(
@@ -67,6 +74,7 @@ impl Queue {
         limits: SpoolLimits,
         connection: Connection,
         old: Option<&Connection>,
+        introduced: Vec<u64>,
     ) -> Result<Self, SpoolError> {
         let path = folder.database();
         let failed = |source| SpoolError::Database {
@@ -76,13 +84,15 @@ impl Queue {
         if let Some(old) = old {
             note_remains(old, &connection).map_err(failed)?;
         }
-        let slave_id = identity(&folder, &connection, old, failed)?;
+        let slave_id = identity::of(&folder, &connection, old, failed)?;
+        let introduced = identity::introduced(&connection, old, introduced).map_err(failed)?;
         let state = State::read(&connection, random_stream()?).map_err(failed)?;
         Ok(Self {
             folder,
             connection,
             limits,
             slave_id,
+            introduced,
             state,
             cleared: BTreeMap::new(),
             cleared_reports: 0,
@@ -97,36 +107,4 @@ fn note_remains(old: &Connection, new: &Connection) -> rusqlite::Result<()> {
         entries::insert_gap(new, id, gap)?;
     }
     Ok(())
-}
-
-/// The id in the database, or the one beside it, or that of the database that was set aside; a new
-/// one if there is none.
-fn identity(
-    folder: &Folder,
-    connection: &Connection,
-    old: Option<&Connection>,
-    failed: impl Fn(rusqlite::Error) -> SpoolError,
-) -> Result<[u8; 16], SpoolError> {
-    const KEY: &str = "slave_id";
-    let as_id = |value: Vec<u8>| <[u8; 16]>::try_from(value).ok();
-    let in_database = entries::meta(connection, KEY)
-        .map_err(&failed)?
-        .and_then(as_id);
-    let beside = folder.read_id();
-    let in_old = || entries::meta(old?, KEY).ok().flatten().and_then(as_id);
-    let id = match in_database.or(beside).or_else(in_old) {
-        Some(id) => id,
-        None => {
-            let mut id = [0; 16];
-            getrandom::fill(&mut id)?;
-            id
-        }
-    };
-    if in_database != Some(id) {
-        entries::set_meta(connection, KEY, &id).map_err(&failed)?;
-    }
-    if beside != Some(id) {
-        folder.write_id(id)?;
-    }
-    Ok(id)
 }

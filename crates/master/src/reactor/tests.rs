@@ -1,0 +1,127 @@
+//! A disk that hangs, as the reactor sees it: the store's outcomes come late.
+
+use std::rc::Rc;
+
+use rollcall_protocol::api::EventKind;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::roll::{Durable, PresenceRules, RingRules, Stamp};
+use crate::store::{Opened, Retention, Store};
+use crate::view::ReportsAsked;
+
+fn reactor(directory: &std::path::Path) -> (Rc<Reactor>, Opened) {
+    let retention = Retention {
+        keep: Duration::from_secs(3600),
+        bytes_max: 1 << 30,
+    };
+    let opened = Store::open(directory, retention).unwrap();
+    let presence = PresenceRules {
+        late_after: 1.5,
+        missing_after: 3.0,
+        reconnect_window: Duration::from_secs(60),
+    };
+    let rings = RingRules {
+        reports_max: 4,
+        bytes_max: 1 << 20,
+    };
+    let durable = Durable {
+        next_group: 1,
+        next_event: 1,
+        ..Durable::default()
+    };
+    let roll = Roll::restore(durable, presence, rings, clock::boot()).unwrap();
+    let rules = SessionRules {
+        hello_timeout: Duration::from_secs(5),
+        write_timeout: Duration::from_secs(5),
+        frame_bytes_max: FRAME_BYTES_MAX,
+        window: 64,
+    };
+    let publication = Publication {
+        roll: watch::channel(Arc::default()).0,
+        events: broadcast::channel(16).0,
+        stats: Arc::new(Stats::default()),
+    };
+    let reactor = Reactor::new(roll, Vec::new(), rules, [0; 16], publication);
+    (Rc::new(reactor), opened)
+}
+
+fn now() -> Stamp {
+    Stamp {
+        at: clock::boot(),
+        wall_ms: clock::wall_ms(),
+    }
+}
+
+#[test]
+fn a_commit_that_hangs_is_told_while_reads_go_on_and_is_an_event_when_it_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (reactor, opened) = reactor(folder.path());
+    let Opened {
+        handle,
+        mut outcomes,
+        ..
+    } = opened;
+    let (late, mut late_outcomes) = mpsc::channel(4);
+    let mut shown = reactor.publication.roll.subscribe();
+    let mut events = reactor.publication.events.subscribe();
+    let (questions, questions_in) = mpsc::channel(1);
+    reactor
+        .roll()
+        .handle_start("it is a test".to_owned(), now());
+
+    let test = async {
+        let stalled = shown.wait_for(|roll| roll.degraded.is_some()).await;
+        let reason = stalled.unwrap().degraded.clone().unwrap().reason;
+        assert!(reason.starts_with("stalled: "), "{reason}");
+        assert!(reactor.stats().commit_age_ms(clock::boot()) > 1000);
+        let (answer, answered) = oneshot::channel();
+        let slave = "web-1".to_owned();
+        let question = ReportsAsked { slave, answer };
+        questions.send(question).await.unwrap();
+        assert!(answered.await.unwrap().is_empty());
+
+        let forward = async {
+            while let Some(outcome) = outcomes.recv().await {
+                late.send(outcome).await.unwrap();
+            }
+        };
+        let over = async {
+            let fine = shown.wait_for(|roll| roll.degraded.is_none()).await;
+            assert!(fine.is_ok());
+            loop {
+                let event = events.recv().await.unwrap();
+                if event.kind == EventKind::Degraded {
+                    break event;
+                }
+            }
+        };
+        let event = tokio::select! {
+            event = over => event,
+            () = forward => unreachable!("the store lives"),
+        };
+        assert!(
+            event.text.starts_with("nothing was stored for 1."),
+            "{event:?}"
+        );
+        assert!(event.text.contains("stalled: "), "{event:?}");
+        assert!(event.from < event.to && event.from.is_some(), "{event:?}");
+        assert!(event.time_ms < event.recorded_ms, "{event:?}");
+        assert_eq!(reactor.stats().commit_age_ms(clock::boot()), 0);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let bounded = async {
+        tokio::select! {
+            () = test => {}
+            () = reactor.keep_time() => unreachable!("time goes on"),
+            () = reactor.answer_readers(questions_in) => unreachable!("it answers for ever"),
+            failure = reactor.commit_groups(&handle, &mut late_outcomes) => panic!("{failure}"),
+            () = tokio::time::sleep(Duration::from_secs(20)) => panic!("the test hangs"),
+        }
+    };
+    LocalSet::new().block_on(&runtime, bounded);
+}
