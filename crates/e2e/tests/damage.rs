@@ -19,6 +19,7 @@ use rollcall_e2e::faults::slave_run::{SlaveRun, outage};
 use rollcall_e2e::faults::stage::{Stage, master_state};
 use rollcall_e2e::{Api, Master};
 use rollcall_protocol::api::{EventKind, EventRow, SlaveDetail};
+use rustix::process::Signal;
 
 /// "all" tries every damage; a number, about that many of each file.
 const DAMAGE: &str = "ROLLCALL_DAMAGE";
@@ -36,12 +37,20 @@ enum Recovery {
     Told,
 }
 
+/// How often each of them happened.
+#[derive(Debug)]
+struct Counts {
+    whole: usize,
+    prefix: usize,
+    told: usize,
+}
+
 fn sweep(
     what: &str,
     folder: &Path,
     files: &[&str],
     run: impl Fn(&str, &Damage) -> anyhow::Result<Recovery> + Sync,
-) {
+) -> Counts {
     let share = Share::from_environment(DAMAGE, SAMPLE);
     let ways = |file: &&str| {
         let length = fs::metadata(folder.join(file)).map_or(0, |file| file.len());
@@ -63,16 +72,18 @@ fn sweep(
         same.count()
     };
     let broken: Vec<_> = done.iter().filter_map(|done| done.as_ref().err()).collect();
+    let counts = Counts {
+        whole: count(Recovery::Whole),
+        prefix: count(Recovery::Prefix),
+        told: count(Recovery::Told),
+    };
     println!(
-        "damage, {what}: {} tried, {} whole, {} an earlier state, {} told, {} wrong",
+        "damage, {what}: {} tried, {counts:?}, {} wrong",
         done.len(),
-        count(Recovery::Whole),
-        count(Recovery::Prefix),
-        count(Recovery::Told),
         broken.len()
     );
     assert!(broken.is_empty(), "{what}: {broken:#?}");
-    assert!(count(Recovery::Told) > 0, "{what}: nothing was told");
+    counts
 }
 
 /// Whether the damaged file is still there, under a name with these two parts and a time between.
@@ -189,7 +200,7 @@ fn damage_master(stage: &Stage, truth: &Truth, file: &str, damage: &Damage) -> a
     Ok(recovery)
 }
 
-fn sweep_master(what: &str, stage: &Stage, files: &[&str]) {
+fn sweep_master(what: &str, stage: &Stage, files: &[&str]) -> Counts {
     let folder = tempfile::tempdir().expect("a folder");
     bytes::copy_folder(stage.folder(), &master_state(folder.path()));
     let master = Master::started(folder.path());
@@ -198,18 +209,20 @@ fn sweep_master(what: &str, stage: &Stage, files: &[&str]) {
     drop(master);
     sweep(what, stage.folder(), files, |file, damage| {
         damage_master(stage, &truth, file, damage)
-    });
+    })
 }
 
 #[test]
 fn a_master_starts_on_a_damaged_store() {
-    sweep_master("a store that was closed", &Stage::stopped(), &["master.db"]);
+    let counts = sweep_master("a store that was closed", &Stage::stopped(), &["master.db"]);
+    assert!(counts.told > 0, "{counts:?}");
 }
 
 #[test]
 fn a_master_starts_on_a_store_that_was_damaged_in_a_crash() {
     let files = ["master.db", "master.db-wal"];
-    sweep_master("a store that was killed", &Stage::killed(), &files);
+    let counts = sweep_master("a store that was killed", &Stage::killed(), &files);
+    assert!(counts.prefix > 0 && counts.whole > 0, "{counts:?}");
 }
 
 // ---------------------------------------------------------------- the slave
@@ -224,7 +237,7 @@ fn damage_slave(
     damage.apply(&run.state().join(file))?;
     let mut daemon = run.start(None);
     daemon.wait_for_event("slave_ready");
-    run.let_it_send(&mut daemon, |_| true);
+    run.let_it_send(&mut daemon, None, |_| true);
     let log = daemon.log().clone();
     let status = daemon.terminate();
     ensure!(status.success(), "it ended with {status}");
@@ -256,17 +269,28 @@ fn damage_slave(
     })
 }
 
-#[test]
-fn a_slave_starts_on_a_damaged_spool() {
-    let state = outage();
+fn sweep_slave(what: &str, end: Signal, files: &[&str]) -> Counts {
+    let state = outage(end);
     let run = SlaveRun::new(Some(state.path()), "pooled");
     let mut daemon = run.start(None);
-    run.let_it_send(&mut daemon, |_| true);
+    run.let_it_send(&mut daemon, None, |_| true);
     daemon.terminate();
     let truth = run.collector.record();
     assert_eq!((truth.streams.len(), &truth.breaches), (2, &Vec::new()));
-    let files = ["spool.db", "spool.db-wal"];
-    sweep("a spool", state.path(), &files, |file, damage| {
+    sweep(what, state.path(), files, |file, damage| {
         damage_slave(state.path(), &truth, file, damage)
-    });
+    })
+}
+
+#[test]
+fn a_slave_starts_on_a_damaged_spool() {
+    let counts = sweep_slave("a spool that was closed", Signal::TERM, &["spool.db"]);
+    assert!(counts.told > 0, "{counts:?}");
+}
+
+#[test]
+fn a_slave_starts_on_a_spool_that_was_damaged_in_a_crash() {
+    let files = ["spool.db", "spool.db-wal"];
+    let counts = sweep_slave("a spool that was killed", Signal::KILL, &files);
+    assert!(counts.prefix > 0, "{counts:?}");
 }

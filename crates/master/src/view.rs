@@ -10,6 +10,8 @@ use rollcall_protocol::limits::ID_BYTES;
 use rollcall_protocol::wire::Status;
 use tokio::sync::oneshot;
 
+use crate::roll::Remembered;
+
 /// A slave's identity.
 pub(crate) type SlaveId = [u8; ID_BYTES];
 
@@ -130,8 +132,8 @@ pub(crate) struct Degraded {
 pub(crate) struct ReportsAsked {
     /// The slave's name.
     pub(crate) slave: String,
-    /// For the reports, oldest first, each the encoded message as it came.
-    pub(crate) answer: oneshot::Sender<Vec<Arc<[u8]>>>,
+    /// For the reports.
+    pub(crate) answer: oneshot::Sender<Remembered>,
 }
 
 impl RollSnapshot {

@@ -12,6 +12,7 @@
 
 mod configs;
 mod fleet;
+mod folder;
 mod plan;
 mod relay;
 mod spool;
@@ -19,8 +20,6 @@ mod stored;
 mod verdict;
 mod witness;
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::api::SlaveRow;
 
 use self::fleet::{Fleet, Seat};
+use self::folder::Folder;
 use self::plan::{Plan, Strike};
 use self::stored::{History, Stored};
 use self::verdict::{AllRestarts, Findings, Restarts, Verdict, grouped};
@@ -50,6 +50,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const START_MAX: Duration = Duration::from_secs(30);
 /// How long everything may take to be delivered at the end.
 const SETTLE_MAX: Duration = Duration::from_secs(90);
+/// How long nothing of it may be acked before it is given up.
+const STUCK_AFTER: Duration = Duration::from_secs(15);
 /// How long the relay may take to read what a dead master has left.
 const HEAR_MAX: Duration = Duration::from_secs(5);
 /// How long a strike waits for the ack that it is to follow.
@@ -105,58 +107,6 @@ pub(crate) fn run(args: &DrillArgs, out: &mut Output) -> anyhow::Result<()> {
         "the drill has failed; databases and logs are kept in {}",
         folder.keep().display()
     )
-}
-
-/// The folder of one drill.
-enum Folder {
-    /// The user's: it stays.
-    Given(PathBuf),
-    /// One of its own, which stays only if something is to be looked at.
-    Own(tempfile::TempDir),
-}
-
-impl Folder {
-    fn new(given: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = given else {
-            let own = tempfile::Builder::new().prefix("rollcall-drill-").tempdir();
-            return Ok(Self::Own(own.context("can't make a temporary folder")?));
-        };
-        let named = |what: &str| format!("can't {what} {}", path.display());
-        fs::create_dir_all(path).with_context(|| named("make the folder"))?;
-        let path = fs::canonicalize(path).with_context(|| named("find the folder"))?;
-        if path.to_str().is_none() {
-            bail!("{} is not UTF-8; name another folder", path.display());
-        }
-        let mut entries = fs::read_dir(&path).with_context(|| named("read the folder"))?;
-        if entries.next().is_some() {
-            bail!(
-                "{} is not empty: a drill begins with nothing; name another folder",
-                path.display()
-            );
-        }
-        Ok(Self::Given(path))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Given(path) => path,
-            Self::Own(own) => own.path(),
-        }
-    }
-
-    fn done(self) {
-        if let Self::Own(own) = self {
-            // What can't be removed lies in the folder for temporary files.
-            drop(own.close());
-        }
-    }
-
-    fn keep(self) -> PathBuf {
-        match self {
-            Self::Given(path) => path,
-            Self::Own(own) => own.keep(),
-        }
-    }
 }
 
 struct Drill<'a> {
@@ -317,7 +267,7 @@ impl Drill<'_> {
         witness.spool(held.slave, &held.entries);
         // An entry that was acked is deleted later: what matters is what was not.
         let ends = witness.ends_of(held.slave);
-        Ok(witness.is_acked_up_to(&ends))
+        Ok(witness.owed(&ends) == 0)
     }
 
     /// The master is down: is on disk what it has acked?
@@ -359,16 +309,24 @@ impl Drill<'_> {
     /// Waits until all is acked that is known at the beginning; whether it is.
     fn wait_for_acks(&mut self, deadline: Moment) -> anyhow::Result<bool> {
         let ends = self.fleet.relay.witness().ends();
-        while !self.fleet.relay.witness().is_acked_up_to(&ends) {
-            self.read_redo()?;
-            if clock::boot() >= deadline || self.pause(TURN) {
+        let mut least = u64::MAX;
+        let mut stuck_at = clock::boot() + STUCK_AFTER;
+        loop {
+            let owed = self.fleet.relay.witness().owed(&ends);
+            let now = clock::boot();
+            if owed == 0 {
+                return Ok(true);
+            }
+            if owed < least {
+                least = owed;
+                stuck_at = now + STUCK_AFTER;
+            }
+            if now >= deadline.min(stuck_at) || self.pause(TURN) {
                 return Ok(false);
             }
-            if self.fleet.look_for_deaths()? {
-                self.fleet.start_all()?;
-            }
+            self.read_redo()?;
+            self.revive()?;
         }
-        Ok(true)
     }
 
     /// Compares everything, with the master's own word last.

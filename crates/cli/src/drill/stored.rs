@@ -255,6 +255,13 @@ impl History {
     }
 }
 
+/// A group of one slave's reports.
+#[cfg(test)]
+pub(super) fn group(slave: SlaveId, reports: &[Report]) -> Group {
+    let kinds = reports.iter().cloned().map(to_master::Kind::Report);
+    Group(kinds.map(|kind| (slave, kind)).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use rollcall_protocol::wire::{Check, Gap, Hello, Mark, Status};
@@ -282,8 +289,7 @@ mod tests {
     }
 
     fn group(reports: &[Report]) -> Group {
-        let kinds = reports.iter().cloned().map(to_master::Kind::Report);
-        Group(kinds.map(|kind| (A, kind)).collect())
+        super::group(A, reports)
     }
 
     fn witness(streams: &[u64]) -> Witness {

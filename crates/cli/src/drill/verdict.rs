@@ -79,6 +79,8 @@ pub(super) struct FalseAlarms {
 pub(super) struct Verdict {
     /// Whether everything is as promised.
     pub(super) passed: bool,
+    /// The version of the programs.
+    pub(super) version: &'static str,
     /// The seed of what was ended when.
     pub(super) seed: u64,
     /// Number of slaves.
@@ -148,6 +150,7 @@ impl Verdict {
         } = findings;
         let mut verdict = Self {
             passed: false,
+            version: env!("CARGO_PKG_VERSION"),
             seed: findings.seed,
             slaves: findings.slaves,
             load_ms: millis(findings.load),
@@ -448,3 +451,6 @@ fn escape_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(|line| escape(line).into_owned()).collect();
     lines.join("\n         ")
 }
+
+#[cfg(test)]
+mod tests;

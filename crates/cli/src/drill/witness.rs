@@ -216,13 +216,13 @@ impl Witness {
         wanted.map(end).collect()
     }
 
-    /// Whether all up to these ends is acked.
-    pub(super) fn is_acked_up_to(&self, ends: &[Mark]) -> bool {
-        let is_acked = |end: &Mark| {
-            let seen = self.streams.get(&end.stream);
-            seen.is_some_and(|seen| seen.acked >= end.sequence)
+    /// How much up to these ends is not acked yet.
+    pub(super) fn owed(&self, ends: &[Mark]) -> u64 {
+        let owed = |end: &Mark| {
+            let acked = self.streams.get(&end.stream).map_or(0, |seen| seen.acked);
+            end.sequence.saturating_sub(acked)
         };
-        ends.iter().all(is_acked)
+        ends.iter().map(owed).sum()
     }
 
     /// Whether the report is new.
@@ -330,10 +330,10 @@ mod tests {
         witness.report(A, &report(1, 0), 1);
         witness.durable(A, &mark(2));
         assert_eq!((witness.baseless_acks, witness.acked()), (1, 0));
-        assert!(!witness.is_acked_up_to(&witness.ends()));
+        assert_eq!(witness.owed(&witness.ends()), 1);
         witness.durable(A, &mark(1));
         assert_eq!((witness.baseless_acks, witness.acked()), (1, 1));
-        assert!(witness.is_acked_up_to(&witness.ends()));
+        assert_eq!(witness.owed(&witness.ends()), 0);
     }
 
     #[test]

@@ -148,10 +148,7 @@ fn show_tells_the_past() {
     assert!(lines[3].contains("  gap           gap: 12 reports, "));
     assert!(lines[6].contains("-       gap: 12 reports, "), "{stdout}");
     assert!(lines[7].ends_with("ok      0 ok"), "{stdout}");
-    let json = run(
-        &master_of(&fake),
-        &["show", "web-1", "--json", "--history"],
-    );
+    let json = run(&master_of(&fake), &["show", "web-1", "--json", "--history"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["events"][1]["kind"], "gap");
 }

@@ -22,6 +22,8 @@ use crate::wait::{PATIENCE, poll_until, wait_until};
 
 /// Reports of its own stream that a slave sends before it is stopped.
 const OWN_REPORTS: u64 = 10;
+/// Slow enough that under strace, on a busy machine, a run has nearly the same calls each time.
+const INTERVAL: &str = "40ms";
 
 /// A slave and the collector that it reports to.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl SlaveRun {
         if let Some(state) = state {
             bytes::copy_folder(state, &slave_state(folder.path()));
         }
-        slave_config(folder.path(), collector.address(), mode);
+        slave_config(folder.path(), collector.address(), mode, INTERVAL);
         Self { folder, collector }
     }
 
@@ -71,8 +73,9 @@ impl SlaveRun {
     /// # Panics
     /// If it does not send, or does not end.
     pub fn to_the_end(&self, trace: &Trace) -> (Record, ExitStatus) {
+        let before = self.collector.record().own;
         let mut daemon = self.start(Some(trace));
-        self.let_it_send(&mut daemon, |_| true);
+        self.let_it_send(&mut daemon, before, |_| true);
         if daemon.ended().is_none() {
             daemon.signal(Signal::TERM);
         }
@@ -80,16 +83,21 @@ impl SlaveRun {
         (self.collector.record(), status)
     }
 
-    /// Waits until the slave has ended, or sends reports of its newest stream and `is_enough`.
+    /// Waits until the slave has ended, or sends reports of a stream of its own and `is_enough`.
+    /// `before` is the one of its last run.
     ///
     /// # Panics
     /// If neither comes.
     #[track_caller]
-    pub fn let_it_send(&self, daemon: &mut Daemon, is_enough: impl Fn(&Record) -> bool) {
-        let before = self.collector.record();
+    pub fn let_it_send(
+        &self,
+        daemon: &mut Daemon,
+        before: Option<u64>,
+        is_enough: impl Fn(&Record) -> bool,
+    ) {
         let sent = poll_until(PATIENCE, || {
             let record = self.collector.record();
-            let own = record.own.filter(|_| record.own != before.own);
+            let own = record.own.filter(|_| record.own != before);
             let own = own.is_some_and(|own| record.has(own, OWN_REPORTS));
             let ended = daemon.ended().is_some();
             (ended || (own && is_enough(&record))).then_some(())
@@ -142,8 +150,9 @@ impl SlaveRun {
         let stderr = std::fs::read_to_string(folder.join("slave.err"))?;
         let silent = matches!(code, None | Some(0));
         ensure!(stderr.is_empty() == silent, "{code:?}, stderr: {stderr}");
+        let before = self.collector.record().own;
         let mut daemon = self.restart();
-        self.let_it_send(&mut daemon, |record| {
+        self.let_it_send(&mut daemon, before, |record| {
             spooled.iter().all(|(of, _, last)| record.has(*of, *last))
         });
         let status = daemon.terminate();
@@ -178,12 +187,12 @@ fn config_file(folder: &Path) -> PathBuf {
 }
 
 /// A slave with large reports, a small spool, and nothing of this host in them.
-fn slave_config(folder: &Path, master: SocketAddr, mode: &str) {
+fn slave_config(folder: &Path, master: SocketAddr, mode: &str, interval: &str) {
     let state = slave_state(folder).to_string_lossy().into_owned();
     let mut config = Config::default();
     config
         .set("name", "doomed")
-        .set("interval", "10ms")
+        .set("interval", interval)
         .set("connection.masters", vec![master.to_string()])
         .set("connection.mode", mode)
         .set("connection.retry_first", "10ms")
@@ -237,19 +246,20 @@ pub fn spooled(state: &Path) -> anyhow::Result<Vec<(u64, u64, u64)>> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The state folder of a slave that found no master until its spool was full, and was killed.
+/// The state folder of a slave that found no master until its spool was full, and was ended by
+/// `signal`.
 ///
 /// # Panics
 /// If that can't be had.
-pub fn outage() -> TempDir {
+pub fn outage(signal: Signal) -> TempDir {
     let state = tempfile::tempdir().expect("a folder");
     let folder = tempfile::tempdir().expect("a folder");
     let nobody = Reservation::new();
-    slave_config(folder.path(), nobody.address(), "pooled");
+    slave_config(folder.path(), nobody.address(), "pooled", "10ms");
     let program = binaries::path(binaries::SLAVE);
     let mut daemon = plain(&program, &config_file(folder.path()), folder.path());
     daemon.wait_for_event("spool_gave_way");
-    daemon.kill();
+    daemon.signal(signal);
     daemon.wait(PATIENCE);
     bytes::copy_folder(&slave_state(folder.path()), state.path());
     state

@@ -89,14 +89,24 @@ impl Connection {
     }
 
     /// Serves it to its end. `stop` ends it at the next moment at which nothing is half done.
-    pub(crate) async fn serve(mut self, mut transport: impl Transport, stop: CancellationToken) {
-        // What an idle connection does not need is boxed where it is needed.
-        let greeted = Box::pin(self.greet(&mut transport, &stop)).await;
-        let end = match greeted {
-            Some(end) => end,
-            None => self.run(&mut transport, &stop).await,
-        };
-        Box::pin(self.part(transport, end)).await;
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the future of an async fn holds its arguments twice, and there are many idle ones"
+    )]
+    pub(crate) fn serve(
+        mut self,
+        mut transport: impl Transport,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> {
+        async move {
+            // What an idle connection does not need is boxed where it is needed.
+            let greeted = Box::pin(self.greet(&mut transport, &stop)).await;
+            let end = match greeted {
+                Some(end) => end,
+                None => self.run(&mut transport, &stop).await,
+            };
+            Box::pin(self.part(transport, end)).await;
+        }
     }
 
     /// Serves it until Hello has come, or the connection ends.
@@ -136,7 +146,7 @@ impl Connection {
             {
                 return end;
             }
-            if let Some(end) = self.look(transport).await {
+            if let Some(end) = Box::pin(self.look(transport)).await {
                 return end;
             }
         }
@@ -162,21 +172,22 @@ impl Connection {
     }
 
     fn hold_back(&self, held: bool) {
-        let mut roll = self.reactor.roll();
-        if let Some(slot) = self.slot
-            && roll.holds(slot, self.id)
-        {
-            roll.hold_back(slot, held);
+        if let Some(slot) = self.slot {
+            self.reactor.roll().hold_back(slot, self.id, held);
         }
     }
 
     /// One look at what has arrived, and the answer to it. Not to be cancelled half way.
     async fn look(&mut self, transport: &mut impl Transport) -> Option<End> {
-        let settled = match self.read(transport) {
-            Ok(read) => self.settle(transport, &read).await.map(|()| read.end),
-            Err(error) => Err(error),
+        // In steps of their own: what a `match` looks at is held until its arms are done.
+        let read = match self.read(transport) {
+            Ok(read) => read,
+            Err(error) => return Some(End::Broken(error)),
         };
-        settled.unwrap_or_else(|error| Some(End::Broken(error)))
+        match self.settle(transport, &read).await {
+            Ok(()) => read.end,
+            Err(error) => Some(End::Broken(error)),
+        }
     }
 
     /// Ends it.

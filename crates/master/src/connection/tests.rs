@@ -489,3 +489,16 @@ fn a_slave_with_a_backlog_gets_a_smaller_window() {
     assert_eq!(window(SHARE_FRAMES.into()), RULES.window);
     assert_eq!(window(8640), SHARE_FRAMES);
 }
+
+#[test]
+fn an_idle_connection_needs_little_memory() {
+    let fixture = Fixture::new();
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let connection = Connection::new(Rc::clone(&fixture.reactor), address);
+        let future = connection.serve(stream, CancellationToken::new());
+        assert!(size_of_val(&future) <= 400, "{}", size_of_val(&future));
+    });
+}

@@ -17,6 +17,7 @@ use super::Service;
 use super::params::{Params, RawParams};
 use super::problem::Problem;
 use super::roll::{check_row, health, no_such_slave};
+use crate::roll::Remembered;
 use crate::store::events::{EventPage, Stretch};
 use crate::view::ReportsAsked;
 
@@ -45,8 +46,8 @@ pub(super) async fn history(
         return Err(no_such_slave(&name, &service.roll.borrow()));
     }
     let reports = reports
-        .iter()
-        .filter_map(|message| report_of(message))
+        .messages()
+        .filter_map(report_of)
         .filter(|report| (since_ms..until_ms).contains(&report.time_ms))
         .map(report_row);
     let reports = reports.collect();
@@ -89,7 +90,7 @@ fn stretch(name: &str, params: &Params) -> Result<Stretch, Problem> {
 }
 
 /// What the roll's owner remembers; it answers between two of its turns.
-async fn remembered(service: &Service, name: &str) -> Result<Vec<Arc<[u8]>>, Problem> {
+async fn remembered(service: &Service, name: &str) -> Result<Remembered, Problem> {
     let (answer, answered) = oneshot::channel();
     let question = ReportsAsked {
         slave: name.to_owned(),

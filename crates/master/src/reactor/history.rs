@@ -1,5 +1,5 @@
 //! What readers ask the roll's owner for, because publishing it all the time would cost too much: the
-//! newest reports of one slave. An answer shares the reports and takes microseconds.
+//! newest reports of one slave. An answer is one bounded copy.
 
 use tokio::sync::mpsc;
 
@@ -17,6 +17,6 @@ impl Reactor {
             let _ = question.answer.send(reports.unwrap_or_default());
         }
         // The readers' end is told elsewhere.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

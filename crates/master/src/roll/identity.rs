@@ -43,8 +43,8 @@ const RIVALS_MAX: usize = 16;
 /// restarted while this master runs have it.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    /// When the holder's process was first heard.
-    held_since: Moment,
+    /// When the holder took over from another process; `None` if it has not.
+    held_since: Option<Moment>,
     /// The process before, while its connection still looks open.
     elder: Option<Elder>,
     /// Streams of processes that live beside the one that was there first.
@@ -91,7 +91,7 @@ impl Slave {
     }
 
     fn is_within_late_bytes(&self, stamp: Stamp) -> bool {
-        let since = self.claims.as_ref().map(|claims| claims.held_since);
+        let since = self.claims.as_ref().and_then(|claims| claims.held_since);
         since.is_some_and(|since| stamp.at.saturating_since(since) < LATE_BYTES_MAX)
     }
 
@@ -121,7 +121,7 @@ impl Slave {
         // A rival that has to give way has come second, however long it held the id.
         let session = session.filter(|_| !claims.rivals.contains(&holder));
         let elder = session.map(|session| Elder { session, said });
-        claims.held_since = stamp.at;
+        claims.held_since = Some(stamp.at);
         claims.elder = elder;
         claims.rivals.retain(|rival| *rival != hello.stream);
     }
@@ -225,7 +225,7 @@ impl Roll {
         };
         self.tell_rival(slot, said.peer, stamp);
         let slave = &mut self.slaves[slot];
-        slave.claims_mut().held_since = stamp.at;
+        slave.claims_mut().held_since = Some(stamp.at);
         slave.session = Some(session);
         let sequence = slave.ledger.mark(said.stream).unwrap_or(0);
         let shown = slave.shown_mut();

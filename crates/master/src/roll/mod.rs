@@ -43,7 +43,7 @@ use slave::Slave;
 pub(crate) use gathering::{Gathered, Published};
 pub(crate) use hello::Greeting;
 pub(crate) use reports::Taken;
-pub(crate) use rings::RingRules;
+pub(crate) use rings::{Remembered, RingRules};
 pub(crate) use slave::SessionId;
 
 /// Where a slave stands in the roll, for as long as the process lives.
@@ -178,7 +178,6 @@ impl Roll {
         if self.holds(slot, session) {
             let slave = &mut self.slaves[slot];
             slave.session = None;
-            slave.held_back = false;
             slave.shown_mut().connected_since_ms = None;
             self.gathering.touch_view(&mut self.slaves[slot], slot);
         }

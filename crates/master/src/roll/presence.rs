@@ -7,14 +7,14 @@ use rollcall_protocol::api::{EventKind, Presence};
 
 use super::gathering::Change;
 use super::record::{RedoEntry, StoredPresence, presence_word};
-use super::{Roll, Slot, Stamp};
+use super::{Roll, SessionId, Slot, Stamp};
 
 impl Roll {
     /// Worsens the presence of those whose deadline has passed.
     pub(crate) fn handle_tick(&mut self, now: Stamp) {
         while let Some(slot) = self.deadlines.pop_due(now.at) {
             match self.due(slot) {
-                Some((due, _)) if due <= now.at && self.slaves[slot].held_back => {
+                Some((due, _)) if due <= now.at && self.is_held_back(slot) => {
                     self.slaves[slot].read_at = now.at;
                     self.arm(slot);
                 }
@@ -29,9 +29,16 @@ impl Roll {
         }
     }
 
-    /// What the slave has sent is there and is not read for now (`held`), or is read again.
-    pub(crate) fn hold_back(&mut self, slot: Slot, held: bool) {
-        self.slaves[slot].held_back = held;
+    /// What the connection `session` has brought is not read for now (`held`), or is read again.
+    pub(crate) fn hold_back(&mut self, slot: Slot, session: SessionId, held: bool) {
+        if self.holds(slot, session) {
+            self.slaves[slot].held_back = held.then_some(session);
+        }
+    }
+
+    fn is_held_back(&self, slot: Slot) -> bool {
+        let slave = &self.slaves[slot];
+        slave.held_back.is_some() && slave.held_back == slave.session
     }
 
     /// For `time` the master could not listen, or could not store what it heard: it counts against

@@ -6,7 +6,6 @@
 //! report is bounded, so a crowd of newcomers shrinks the others in passing.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use rollcall_protocol::wire::Report;
 
@@ -14,8 +13,14 @@ use super::{Roll, Slot};
 
 /// Rings of others that are looked at for one report.
 const RINGS_TRIMMED_MAX: usize = 32;
-/// What a report costs beyond its encoded bytes: its entry, the count of its readers, the allocator's own.
-const OVERHEAD_BYTES: usize = size_of::<Kept>() + 32;
+/// Bytes that a reader is given at most, the newest: what is copied without holding up anybody.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Bytes before a message: its length, its group, its time, its stream and its sequence.
+const HEAD_BYTES: usize = 4 + 4 * 8;
+/// Bytes around a message: what is before it, and its length once more behind it.
+const OVERHEAD_BYTES: usize = HEAD_BYTES + 4;
+/// The first bytes of a ring.
+const RING_BYTES_MIN: usize = 512;
 
 /// How much is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,56 +31,141 @@ pub(crate) struct RingRules {
     pub(crate) bytes_max: usize,
 }
 
-/// A report: the message as it came, shared with who reads it.
-#[derive(Debug)]
-struct Kept {
+/// What stands before a message.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    message_bytes: usize,
+    /// The group that makes it durable.
+    group: u64,
     time_ms: i64,
     stream: u64,
     sequence: u64,
-    /// The group that makes it durable.
-    group: u64,
-    message: Arc<[u8]>,
 }
 
-impl Kept {
-    fn cost(&self) -> usize {
-        OVERHEAD_BYTES + self.message.len()
+impl Head {
+    fn to_bytes(self) -> [u8; HEAD_BYTES] {
+        let mut bytes = [0; HEAD_BYTES];
+        bytes[..4].copy_from_slice(&length(self.message_bytes));
+        bytes[4..12].copy_from_slice(&self.group.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.time_ms.to_le_bytes());
+        bytes[20..28].copy_from_slice(&self.stream.to_le_bytes());
+        bytes[28..].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes
     }
 
-    fn is(&self, report: &Report) -> bool {
-        self.sequence == report.sequence && self.stream == report.stream
+    fn from_bytes(bytes: [u8; HEAD_BYTES]) -> Self {
+        let eight = |at: usize| std::array::from_fn(|byte| bytes[at + byte]);
+        Self {
+            message_bytes: from_length(std::array::from_fn(|byte| bytes[byte])),
+            group: u64::from_le_bytes(eight(4)),
+            time_ms: i64::from_le_bytes(eight(12)),
+            stream: u64::from_le_bytes(eight(20)),
+            sequence: u64::from_le_bytes(eight(28)),
+        }
     }
 }
 
-/// One slave's reports, by time of origin.
+/// A message is a frame's payload: its length fits.
+fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+fn from_length(bytes: [u8; 4]) -> usize {
+    usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX)
+}
+
+/// One slave's reports by time of origin, one behind the other in one piece of memory.
 #[derive(Debug, Default)]
 struct Ring {
-    kept: VecDeque<Kept>,
-    bytes: usize,
+    bytes: VecDeque<u8>,
+    reports: usize,
+    newest_ms: i64,
 }
 
 impl Ring {
-    /// Where the report belongs; none if it is there. Only a report that may have come before, as a
-    /// preview, is looked for.
+    /// Where the report belongs, as an offset; none if it is there. Only a report that may have come
+    /// before, as a preview, is looked for.
     fn place(&self, report: &Report, may_repeat: bool) -> Option<usize> {
-        let is_newest = |last: &Kept| report.time_ms >= last.time_ms;
-        if !may_repeat && self.kept.back().is_none_or(is_newest) {
-            return Some(self.kept.len());
+        let is_last = match may_repeat {
+            true => report.time_ms > self.newest_ms,
+            false => report.time_ms >= self.newest_ms,
+        };
+        let mut end = self.bytes.len();
+        if is_last {
+            return Some(end);
         }
-        let at = self
-            .kept
-            .partition_point(|kept| kept.time_ms <= report.time_ms);
-        let same_time = self.kept.range(..at).rev();
-        let is_there = same_time
-            .take_while(|kept| kept.time_ms == report.time_ms)
-            .any(|kept| kept.is(report));
-        (!is_there).then_some(at)
+        let mut place = end;
+        while end > 0 {
+            let (start, head) = self.before(end);
+            if head.time_ms < report.time_ms {
+                break;
+            }
+            if head.time_ms > report.time_ms {
+                place = start;
+            } else if head.sequence == report.sequence && head.stream == report.stream {
+                return None;
+            }
+            end = start;
+        }
+        Some(place)
     }
 
+    /// The report that ends at the offset `end`: where it begins, and its head.
+    fn before(&self, end: usize) -> (usize, Head) {
+        let message_bytes = from_length(self.array(end - 4));
+        let start = end - OVERHEAD_BYTES - message_bytes;
+        (start, Head::from_bytes(self.array(start)))
+    }
+
+    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+        std::array::from_fn(|byte| self.bytes[at + byte])
+    }
+
+    fn insert(&mut self, place: usize, head: Head, message: &[u8]) {
+        let needed = OVERHEAD_BYTES + message.len();
+        if self.bytes.capacity() - self.bytes.len() < needed {
+            // A quarter of room: rings are many and live long.
+            let room = (self.bytes.len() / 4).max(RING_BYTES_MIN);
+            self.bytes.reserve_exact(needed.max(room));
+        }
+        let later: Vec<u8> = self.bytes.drain(place..).collect();
+        self.bytes.extend(&head.to_bytes());
+        self.bytes.extend(message);
+        self.bytes.extend(&length(message.len()));
+        self.bytes.extend(&later);
+        self.reports += 1;
+        self.newest_ms = self.newest_ms.max(head.time_ms);
+    }
+
+    /// Drops the oldest report and says how many bytes it had.
     fn drop_oldest(&mut self) -> usize {
-        let cost = self.kept.pop_front().map_or(0, |kept| kept.cost());
-        self.bytes -= cost;
-        cost
+        let bytes = OVERHEAD_BYTES + from_length(self.array(0));
+        self.bytes.drain(..bytes);
+        self.reports -= 1;
+        bytes
+    }
+}
+
+/// What was remembered of one slave when it was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    bytes: Vec<u8>,
+    durable: u64,
+}
+
+impl Remembered {
+    /// The reports that are durable, oldest first, each the encoded message as it came.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes.as_slice();
+        let all = std::iter::from_fn(move || {
+            let (head, behind) = rest.split_first_chunk()?;
+            let head = Head::from_bytes(*head);
+            let (message, behind) = behind.split_at_checked(head.message_bytes)?;
+            rest = behind.get(4..)?;
+            Some((head.group, message))
+        });
+        all.filter(|(group, _)| *group <= self.durable)
+            .map(|(_, message)| message)
     }
 }
 
@@ -119,40 +209,47 @@ impl Rings {
             self.by_slot.resize_with(slot + 1, || None);
         }
         let ring = self.by_slot[slot].get_or_insert_default();
-        let Some(mut at) = ring.place(report, may_repeat) else {
+        let Some(mut place) = ring.place(report, may_repeat) else {
             return;
         };
-        if ring.kept.len() >= self.rules.reports_max {
-            if at == 0 {
+        if ring.reports >= self.rules.reports_max {
+            if place == 0 {
                 return;
             }
-            self.bytes -= ring.drop_oldest();
-            at -= 1;
+            let dropped = ring.drop_oldest();
+            self.bytes -= dropped;
+            place -= dropped;
         }
-        let kept = Kept {
+        self.filled += usize::from(ring.reports == 0);
+        let head = Head {
+            message_bytes: message.len(),
+            group,
             time_ms: report.time_ms,
             stream: report.stream,
             sequence: report.sequence,
-            group,
-            message: Arc::from(message),
         };
-        self.filled += usize::from(ring.bytes == 0);
-        ring.bytes += kept.cost();
-        self.bytes += kept.cost();
-        ring.kept.insert(at, kept);
+        ring.insert(place, head, message);
+        self.bytes += OVERHEAD_BYTES + message.len();
         if self.bytes > self.rules.bytes_max {
             self.shrink(slot);
         }
     }
 
-    /// The durable reports of a slave, oldest first: those of groups up to `durable`.
-    fn of(&self, slot: Slot, durable: u64) -> Vec<Arc<[u8]>> {
+    /// A copy of a slave's newest reports; of them those of groups up to `durable` are told.
+    fn of(&self, slot: Slot, durable: u64) -> Remembered {
         let ring = self.by_slot.get(slot).and_then(Option::as_ref);
-        ring.into_iter()
-            .flat_map(|ring| &ring.kept)
-            .filter(|kept| kept.group <= durable)
-            .map(|kept| Arc::clone(&kept.message))
-            .collect()
+        let Some(ring) = ring else {
+            return Remembered::default();
+        };
+        let mut from = 0;
+        while ring.bytes.len() - from > ANSWER_BYTES_MAX {
+            from += OVERHEAD_BYTES + from_length(ring.array(from));
+        }
+        let (front, back) = ring.bytes.as_slices();
+        let mut bytes = Vec::with_capacity(ring.bytes.len() - from);
+        bytes.extend_from_slice(front.get(from..).unwrap_or_default());
+        bytes.extend_from_slice(&back[from.saturating_sub(front.len())..]);
+        Remembered { bytes, durable }
     }
 
     /// Gets below the bound after the ring at `grown` has grown.
@@ -168,7 +265,9 @@ impl Rings {
         }
         // Nobody near has more than a share. The bound held before the ring grew.
         let surplus = self.bytes.saturating_sub(self.rules.bytes_max);
-        let held = self.by_slot[grown].as_ref().map_or(0, |ring| ring.bytes);
+        let held = self.by_slot[grown]
+            .as_ref()
+            .map_or(0, |ring| ring.bytes.len());
         self.trim(grown, held.saturating_sub(surplus));
     }
 
@@ -177,20 +276,22 @@ impl Rings {
         let Some(ring) = &mut self.by_slot[slot] else {
             return;
         };
-        while ring.bytes > share {
+        while ring.bytes.len() > share {
             self.bytes -= ring.drop_oldest();
         }
-        if ring.kept.is_empty() {
+        if ring.reports == 0 {
             self.by_slot[slot] = None;
             self.filled -= 1;
+        } else if ring.bytes.capacity() / 2 > ring.bytes.len().max(RING_BYTES_MIN) {
+            ring.bytes.shrink_to_fit();
         }
     }
 }
 
 impl Roll {
-    /// The remembered reports of a slave, oldest first, each the encoded message as it came; none if
-    /// there is no such slave. What only groups after `durable` contain is left out.
-    pub(crate) fn reports(&self, name: &str, durable: u64) -> Option<Vec<Arc<[u8]>>> {
+    /// The remembered reports of a slave; none if there is no such slave. What only groups after
+    /// `durable` contain is left out.
+    pub(crate) fn reports(&self, name: &str, durable: u64) -> Option<Remembered> {
         let slot = *self.names.get(name)?;
         Some(self.rings.of(slot, durable))
     }
@@ -214,6 +315,27 @@ mod tests {
         }
     }
 
+    impl Remembered {
+        /// As a roll that remembers these answers.
+        pub(crate) fn from_messages(messages: &[&[u8]]) -> Self {
+            let mut ring = Ring::default();
+            for message in messages {
+                let head = Head {
+                    message_bytes: message.len(),
+                    group: 0,
+                    time_ms: 0,
+                    stream: 0,
+                    sequence: 0,
+                };
+                ring.insert(ring.bytes.len(), head, message);
+            }
+            Self {
+                bytes: ring.bytes.into(),
+                durable: 0,
+            }
+        }
+    }
+
     fn rings(reports_max: usize, reports_in_all: usize) -> Rings {
         Rings::new(RingRules {
             reports_max,
@@ -224,14 +346,20 @@ mod tests {
     fn put(rings: &mut Rings, slot: Slot, time_ms: u8, may_repeat: bool) {
         let report = report(time_ms.into(), time_ms.into());
         rings.remember(slot, &report, &[time_ms], 0, may_repeat);
-        let sum: usize = rings.by_slot.iter().flatten().map(|ring| ring.bytes).sum();
+        let sum: usize = rings
+            .by_slot
+            .iter()
+            .flatten()
+            .map(|ring| ring.bytes.len())
+            .sum();
         let filled = rings.by_slot.iter().flatten();
         assert_eq!((rings.bytes, rings.filled), (sum, filled.count()));
         assert!(rings.bytes <= rings.rules.bytes_max);
     }
 
     fn of(rings: &Rings, slot: Slot) -> Vec<u8> {
-        rings.of(slot, 0).iter().map(|message| message[0]).collect()
+        let remembered = rings.of(slot, 0);
+        remembered.messages().map(|message| message[0]).collect()
     }
 
     #[test]
@@ -285,8 +413,25 @@ mod tests {
         let mut rings = rings(3, 50);
         rings.remember(0, &report(1, 1), &[1], 7, false);
         rings.remember(0, &report(2, 2), &[2], 8, false);
-        assert_eq!(rings.of(0, 7).len(), 1);
-        assert_eq!(rings.of(0, 8).len(), 2);
+        assert_eq!(rings.of(0, 7).messages().count(), 1);
+        assert_eq!(rings.of(0, 8).messages().count(), 2);
+    }
+
+    #[test]
+    fn a_reader_gets_the_newest_if_all_are_too_much() {
+        let mut rings = Rings::new(RingRules {
+            reports_max: 1000,
+            bytes_max: 1 << 30,
+        });
+        let large = vec![7; 60_000];
+        for time_ms in 1..=250 {
+            let number = u64::try_from(time_ms).unwrap();
+            rings.remember(0, &report(time_ms, number), &large, 0, false);
+        }
+        let remembered = rings.of(0, 0);
+        assert!(remembered.bytes.len() <= ANSWER_BYTES_MAX);
+        assert!(remembered.messages().all(|message| message == large));
+        assert_eq!(remembered.messages().count(), ANSWER_BYTES_MAX / 60_040);
     }
 
     #[test]

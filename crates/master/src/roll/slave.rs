@@ -34,8 +34,8 @@ pub(super) struct Slave {
     pub(super) read_at: Moment,
     /// The connection that holds its id.
     pub(super) session: Option<SessionId>,
-    /// Its connection has bytes that wait to be read: its silence proves nothing.
-    pub(super) held_back: bool,
+    /// The connection of which bytes wait to be read: its silence proves nothing.
+    pub(super) held_back: Option<SessionId>,
     /// What is known of other processes that claim its id.
     pub(super) claims: Option<Box<Claims>>,
     /// Whether it has changed since its record was written, and since it was last published.
@@ -54,7 +54,7 @@ impl Slave {
             record_group: 0,
             read_at: Moment::ZERO,
             session: None,
-            held_back: false,
+            held_back: None,
             claims: None,
             record_is_old: true,
             view_is_old: true,

@@ -15,11 +15,10 @@ impl Roll {
             lasted_ms / 1000,
             lasted_ms % 1000 / 100
         );
-        for part in [clock_range(from_ms, now.wall_ms).as_deref(), Some(reason)] {
-            if let Some(part) = part {
-                text.push_str(", ");
-                text.push_str(part);
-            }
+        let range = clock_range(from_ms, now.wall_ms);
+        for part in range.as_deref().into_iter().chain([reason]) {
+            text.push_str(", ");
+            text.push_str(part);
         }
         let change = Change {
             kind: EventKind::Degraded,

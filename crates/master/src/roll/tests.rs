@@ -1,6 +1,5 @@
 mod identity;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -301,6 +300,44 @@ fn time_that_was_excused_counts_against_nobody() {
 }
 
 #[test]
+fn silence_means_nothing_while_what_was_sent_is_not_read() {
+    let mut roll = Disk::default().restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    roll.hold_back(talker.slot, talker.session, true);
+    roll.handle_tick(at(50_000));
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Up);
+    roll.hold_back(talker.slot, talker.session, false);
+    roll.handle_tick(at(51_400));
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Up);
+    roll.handle_tick(at(51_500));
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Late);
+    // A connection that ended while it waited excuses nobody.
+    roll.hold_back(talker.slot, talker.session, true);
+    roll.handle_disconnect(talker.slot, talker.session);
+    roll.handle_tick(at(60_000));
+    assert_eq!(roll.slaves[0].shown.presence, Presence::Missing);
+}
+
+#[test]
+fn a_slave_is_behind_from_its_preview_until_it_has_caught_up() {
+    let mut roll = Disk::default().restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    let mut behind = |sequence, lane| {
+        talker.report(&mut roll, sequence, 0, lane, at(1)).unwrap();
+        roll.is_behind(talker.slot)
+    };
+    // Unacked reports that nothing overtook are no backlog.
+    assert!(!behind(1, "backlog"));
+    assert!(behind(4, "preview"));
+    assert!(behind(2, "backlog") && behind(3, "backlog"));
+    assert!(behind(6, "preview") && behind(4, "backlog") && behind(5, "backlog"));
+    assert!(!behind(6, "backlog"));
+    assert!(!behind(7, "live"));
+    assert!(behind(9, "preview") && !behind(8, "live"));
+}
+
+#[test]
 fn after_a_restart_everybody_has_the_window_and_the_dead_are_found_once() {
     let mut disk = Disk::default();
     let mut roll = disk.restore(at(0));
@@ -433,11 +470,11 @@ fn a_gap_is_counted_once() {
 /// The sequences of the reports that are remembered.
 fn remembered(roll: &Roll, durable: u64) -> Vec<u64> {
     let reports = roll.reports("web-1", durable).unwrap();
-    let sequence = |message: &Arc<[u8]>| match ToMaster::decode(&message[..]).unwrap().kind {
+    let sequence = |message: &[u8]| match ToMaster::decode(message).unwrap().kind {
         Some(Kind::Report(report)) => report.sequence,
         other => panic!("{other:?}"),
     };
-    reports.iter().map(sequence).collect()
+    reports.messages().map(sequence).collect()
 }
 
 #[test]
@@ -474,13 +511,15 @@ fn the_newest_reports_are_remembered_in_their_order_each_once_and_after_a_restar
 
 #[test]
 fn groups_go_on_behind_what_the_records_contain() {
-    let mut disk = Disk::default();
+    let mut disk = Disk {
+        next_group: 41,
+        ..Disk::default()
+    };
     let mut roll = disk.restore(at(0));
     Talker::connect(&mut roll, 1, 7, at(0));
-    disk.write(roll.take_group(0));
-    let mut roll = disk.restore(at(0));
     let gathered = roll.take_group(0);
     let newest = gathered.group.id;
+    assert!(newest > 40 && gathered.group.records.len() == 1);
     disk.write(gathered);
     // The store was rescued and does not know how far it had come.
     disk.next_group = 1;

@@ -22,6 +22,8 @@ use super::{Loaded, StoreError, file_time};
 pub(super) const SUSPECT_SUFFIX: &str = ".suspect";
 /// SQLite keeps the last commits in the first, and an index of them in the second.
 const COMPANION_SUFFIXES: [&str; 2] = ["-wal", "-shm"];
+/// Beside a database only while it is being made: after that changes go to the log.
+const MAKING_SUFFIX: &str = "-journal";
 /// A file up to this size is checked whole at every start; of a larger one the tables that hold the
 /// roll, unless there is a reason to suspect the rest.
 const CHECKED_WHOLE_BYTES_MAX: u64 = 16 << 20;
@@ -118,7 +120,7 @@ fn open_checked(path: &Path) -> Result<(Database, Loaded), StoreError> {
         );
     }
     if let Err(error) = set_open(&database.connection, true) {
-        tracing::debug!(event = "store_mark_failed", path = %path.display(), error = %error, "could not note in the database that it is in use");
+        tracing::warn!(event = "store_mark_failed", path = %path.display(), error = %error, "could not note in the database that it is in use");
     }
     Ok((database, loaded))
 }
@@ -138,6 +140,10 @@ fn length(path: &Path) -> Option<u64> {
 /// What SQLite would take for something else: an empty file for a new database, whose log it throws
 /// away; a damaged number for a database that can only be read.
 pub(super) fn refuse_disguised(path: &Path) -> Result<(), StoreError> {
+    if with_suffix(path, MAKING_SUFFIX).exists() {
+        // SQLite rolls back what was begun; there was nothing before it.
+        return Ok(());
+    }
     let log = length(&with_suffix(path, COMPANION_SUFFIXES[0])).unwrap_or(0);
     let what = match length(path) {
         Some(0..DATABASE_BYTES_MIN) => "its file is empty",

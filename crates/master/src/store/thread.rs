@@ -79,7 +79,7 @@ impl Writer {
             }
         }
         if let Err(error) = salvage::set_open(&self.database.connection, false) {
-            tracing::debug!(event = "store_close_failed", error = %error, "the end of the run could not be noted");
+            tracing::warn!(event = "store_close_failed", error = %error, "the end of the run could not be noted");
         }
         // The last connection to close folds the log into the database; the next start would do it, too.
         if let Err((_still_open, error)) = self.database.connection.close() {

@@ -178,3 +178,27 @@ pub(super) fn give_back(connection: &Connection) -> rusqlite::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_on_disk_before_it_returns() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = open(&folder.path().join("spool.db")).unwrap();
+        let synchronous: i32 = connection
+            .pragma_query_value(None, "synchronous", |row| row.get(0))
+            .unwrap();
+        assert_eq!(synchronous, 2, "FULL");
+    }
+
+    #[test]
+    fn only_a_failed_sync_leaves_nobody_knowing_what_is_on_disk() {
+        let error = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        assert!(is_sync_failure(&error(ffi::SQLITE_IOERR_FSYNC)));
+        assert!(is_sync_failure(&error(ffi::SQLITE_IOERR_DIR_FSYNC)));
+        assert!(!is_sync_failure(&error(ffi::SQLITE_IOERR_WRITE)));
+        assert!(!is_sync_failure(&error(ffi::SQLITE_FULL)));
+    }
+}

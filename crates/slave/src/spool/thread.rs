@@ -16,8 +16,9 @@ use super::{Entry, Folder, SpoolError, SpoolLimits, Standing, database};
 const HELD_MAX: usize = 16;
 /// How soon they are tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long acks may wait for the next append.
-const FLUSH_AFTER: Duration = Duration::from_secs(5);
+/// How long acks may wait for the next append: longer than usual intervals, so that a report and its
+/// ack cost one transaction and not two. If they are lost, the master's marks say the same.
+const FLUSH_AFTER: Duration = Duration::from_secs(60);
 /// Shortest time between two log lines about the same trouble.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 

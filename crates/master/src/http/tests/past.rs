@@ -5,8 +5,9 @@ use rollcall_protocol::api::SlaveHistory;
 use rollcall_protocol::wire::{Check, Metric, Report, Status, ToMaster, to_master};
 
 use super::*;
+use crate::roll::Remembered;
 
-fn report(time_ms: i64) -> Arc<[u8]> {
+fn report(time_ms: i64) -> Vec<u8> {
     let check = Check {
         name: "disk".to_owned(),
         text: "92 % full".to_owned(),
@@ -28,12 +29,14 @@ fn report(time_ms: i64) -> Arc<[u8]> {
         ..Report::default()
     };
     let kind = Some(to_master::Kind::Report(report));
-    ToMaster { kind }.encode_to_vec().into()
+    ToMaster { kind }.encode_to_vec()
 }
 
 /// Answers one question as the roll's owner does.
-fn answer(server: &mut Server, reports: Vec<Arc<[u8]>>) -> JoinHandle<String> {
+fn answer(server: &mut Server, reports: &[Vec<u8>]) -> JoinHandle<String> {
     let mut questions = server.questions.take().unwrap();
+    let reports: Vec<_> = reports.iter().map(Vec::as_slice).collect();
+    let reports = Remembered::from_messages(&reports);
     std::thread::spawn(move || {
         let question: ReportsAsked = questions.blocking_recv().unwrap();
         question.answer.send(reports).unwrap();
@@ -65,7 +68,7 @@ fn a_slaves_past_has_its_events_its_gaps_in_place_and_its_reports() {
     ];
     server.commit(1, events);
     publish(&server, None);
-    let owner = answer(&mut server, vec![report(99), report(100), report(199)]);
+    let owner = answer(&mut server, &[report(99), report(100), report(199)]);
     let (status, body) = server.get("/v1/slaves/even/history?since=100&until=200");
     assert_eq!(status, 200, "{body}");
     assert_eq!(owner.join().unwrap(), "even");
@@ -92,7 +95,7 @@ fn a_slaves_past_has_its_events_its_gaps_in_place_and_its_reports() {
 fn the_newest_events_are_told_and_that_there_are_more() {
     let mut server = Server::start();
     server.commit(1, (1..=20).map(event).collect());
-    let owner = answer(&mut server, Vec::new());
+    let owner = answer(&mut server, &[]);
     let (_, body) = server.get("/v1/slaves/odd/history?since=0&limit=3");
     owner.join().unwrap();
     let history: SlaveHistory = serde_json::from_str(&body).unwrap();
@@ -108,7 +111,7 @@ fn who_has_no_past_is_unknown_and_wrong_bounds_are_named() {
         server.error("/v1/slaves/web-1/history?since=5&until=5", 400),
         "until: must be later than since"
     );
-    let owner = answer(&mut server, Vec::new());
+    let owner = answer(&mut server, &[]);
     let error = server.error("/v1/slaves/web-3/history", 404);
     owner.join().unwrap();
     assert!(error.contains("did you mean web-1"), "{error}");

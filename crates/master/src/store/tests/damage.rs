@@ -30,6 +30,15 @@ fn a_file_that_is_no_database_is_set_aside_whole() {
 }
 
 #[test]
+fn a_database_whose_making_was_cut_short_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Store::database(folder.path());
+    fs::write(&path, b"").unwrap();
+    fs::write(path.with_extension("db-journal"), b"").unwrap();
+    assert_eq!(open(folder.path()).loaded.set_aside, None);
+}
+
+#[test]
 fn damage_that_a_write_meets_ends_the_store_and_the_next_start_rescues_the_roll() {
     let folder = tempfile::tempdir().unwrap();
     let path = Store::database(folder.path());

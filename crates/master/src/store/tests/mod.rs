@@ -5,6 +5,7 @@ mod file_limit;
 mod full_disk;
 mod history;
 mod migration;
+mod model;
 mod sweep;
 mod verify;
 

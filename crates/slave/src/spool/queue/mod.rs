@@ -256,6 +256,14 @@ impl Queue {
         Ok(new)
     }
 
+    /// Whether the file may not grow any more.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, full: bool) {
+        let limit = if full { 1 } else { u32::MAX - 1 };
+        let pragma = format!("PRAGMA max_page_count = {limit}");
+        self.connection.query_row(&pragma, [], |_| Ok(())).unwrap();
+    }
+
     fn begin(&self) -> rusqlite::Result<Transaction<'_>> {
         Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
     }
