@@ -15,6 +15,7 @@ use crate::{time, words};
 const EXAMPLES: &str = "\
 Examples:
   rollcall up                          try it out: a master and a slave on this host
+  rollcall drill                       kill and restart daemons under load, and count
   rollcall ls                          who is there, and how they are
   rollcall ls --presence late,missing  only those that are overdue
   rollcall show web-1                  one slave, with each of its checks

@@ -26,6 +26,8 @@ mkdir "$work/tree"
     xargs -0 sh -c 'for file do [ ! -e "$file" ] || printf "%s\0" "$file"; done' sh |
     tar --null --files-from=- --create --file=-) | tar --extract --file=- --directory="$work/tree"
 cd "$work/tree"
+# Newer than whatever an earlier run has left in the target folder: cargo goes by the time.
+find . -type f -exec touch {} +
 
 if [ $# -eq 0 ]; then
     set -- $(cd "$mutants" && ls *.patch | sed 's/\.patch$//')

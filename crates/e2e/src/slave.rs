@@ -35,6 +35,15 @@ impl Slave {
             .set("connection.masters", masters)
             .set("connection.retry_longest", "1s")
             .set("state.directory", state.to_string_lossy().into_owned());
+        // What this host is busy with is no business of the tests.
+        for probe in ["load", "cpu", "memory", "swap", "processes", "disk"] {
+            for threshold in ["warning", "critical"] {
+                config.set(&format!("probe.{probe}.{threshold}"), "off");
+            }
+        }
+        for threshold in ["inodes_warning", "inodes_critical"] {
+            config.set(&format!("probe.disk.{threshold}"), "off");
+        }
         Self {
             config,
             name: name.to_owned(),

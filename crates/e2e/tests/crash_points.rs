@@ -33,9 +33,7 @@ fn sweep(what: &str, calls: &Calls, run: impl Fn(&Fault) -> anyhow::Result<End> 
             .then_some(end)
             .with_context(|| format!("{fault}: {end:?}"))
     });
-    let killed = done
-        .iter()
-        .filter(|done| matches!(done, Ok(End::Killed)));
+    let killed = done.iter().filter(|done| matches!(done, Ok(End::Killed)));
     let killed = killed.count();
     let broken: Vec<_> = done.iter().filter_map(|done| done.as_ref().err()).collect();
     println!(
@@ -60,7 +58,13 @@ fn sweep_master(what: &str, stage: &Stage) {
     sweep(what, &calls, |fault| {
         let folder = tempfile::tempdir()?;
         let (end, run) = stage.suffer(folder.path(), std::slice::from_ref(fault))?;
-        run.played.or_else(|error| if end == End::Killed { Ok(()) } else { Err(error) })?;
+        run.played.or_else(|error| {
+            if end == End::Killed {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })?;
         Ok(end)
     });
 }

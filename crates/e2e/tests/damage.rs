@@ -68,7 +68,9 @@ fn sweep(
         run(file, damage).with_context(|| text.clone())
     });
     let count = |recovery| {
-        let same = done.iter().filter(|done| done.as_ref().ok() == Some(&recovery));
+        let same = done
+            .iter()
+            .filter(|done| done.as_ref().ok() == Some(&recovery));
         same.count()
     };
     let broken: Vec<_> = done.iter().filter_map(|done| done.as_ref().err()).collect();
@@ -142,8 +144,10 @@ impl Truth {
                 "WRONG: {row:#?} was {true_row:#?}"
             );
             ensure!(
-                row.sequence < true_row.sequence || row.duplicates != true_row.duplicates
-                    || row.applied < true_row.applied || detail.row.presence == true_row.presence,
+                row.sequence < true_row.sequence
+                    || row.duplicates != true_row.duplicates
+                    || row.applied < true_row.applied
+                    || detail.row.presence == true_row.presence,
                 "WRONG: {detail:#?} was {true_detail:#?}"
             );
         }
@@ -164,7 +168,12 @@ fn without_presence(mut detail: SlaveDetail) -> SlaveDetail {
     detail
 }
 
-fn damage_master(stage: &Stage, truth: &Truth, file: &str, damage: &Damage) -> anyhow::Result<Recovery> {
+fn damage_master(
+    stage: &Stage,
+    truth: &Truth,
+    file: &str,
+    damage: &Damage,
+) -> anyhow::Result<Recovery> {
     let folder = tempfile::tempdir()?;
     let state = master_state(folder.path());
     bytes::copy_folder(stage.folder(), &state);
@@ -180,7 +189,10 @@ fn damage_master(stage: &Stage, truth: &Truth, file: &str, damage: &Damage) -> a
     if recovery == Recovery::Told {
         let deleted = file == "master.db" && *damage == Damage::Delete;
         let suffix = if deleted { ".db-wal" } else { ".db" };
-        ensure!(is_kept(&state, "master.", suffix), "the damaged file is gone");
+        ensure!(
+            is_kept(&state, "master.", suffix),
+            "the damaged file is gone"
+        );
     }
     // It works, and so does its next start.
     let mut fleet = stage.fleet();
@@ -205,7 +217,10 @@ fn sweep_master(what: &str, stage: &Stage, files: &[&str]) -> Counts {
     bytes::copy_folder(stage.folder(), &master_state(folder.path()));
     let master = Master::started(folder.path());
     let truth = Truth::of(&master.api()).expect("the roll");
-    assert!(truth.details.len() == 3 && truth.events.len() > 20, "{truth:?}");
+    assert!(
+        truth.details.len() == 3 && truth.events.len() > 20,
+        "{truth:?}"
+    );
     drop(master);
     sweep(what, stage.folder(), files, |file, damage| {
         damage_master(stage, &truth, file, damage)
@@ -247,11 +262,17 @@ fn damage_slave(
     ensure!(record.id.as_ref() == id, "WRONG: another id");
     for (place, bytes) in &record.reports {
         let before = truth.reports.get(place);
-        ensure!(before.is_none_or(|before| before == bytes), "WRONG: {place:?}");
+        ensure!(
+            before.is_none_or(|before| before == bytes),
+            "WRONG: {place:?}"
+        );
     }
     let set_aside = !log.events("spool_set_aside").is_empty();
     if set_aside {
-        ensure!(is_kept(&run.state(), "spool.db.", ""), "the damaged file is gone");
+        ensure!(
+            is_kept(&run.state(), "spool.db.", ""),
+            "the damaged file is gone"
+        );
     }
     if set_aside || !log.events("spool_entry_damaged").is_empty() {
         return Ok(Recovery::Told);

@@ -74,7 +74,9 @@ pub(crate) struct Reactor {
     publication: Publication,
     published: RefCell<Published>,
     published_at: Cell<Moment>,
+    /// Budgets for lines about peers that were refused, and that went away in the middle of a frame.
     refusals: RefCell<PerPeer>,
+    cuts: RefCell<PerPeer>,
     /// The group that gathers now, and the one that is being committed.
     gathering: RefCell<Rc<Turn>>,
     committing: RefCell<Option<Rc<Turn>>>,
@@ -109,6 +111,11 @@ impl Reactor {
             published: RefCell::default(),
             published_at: Cell::new(Moment::ZERO),
             refusals: RefCell::new(PerPeer::new(
+                LINES_PER_MINUTE,
+                Duration::from_secs(60),
+                PEERS_MAX,
+            )),
+            cuts: RefCell::new(PerPeer::new(
                 LINES_PER_MINUTE,
                 Duration::from_secs(60),
                 PEERS_MAX,
@@ -214,7 +221,7 @@ impl Reactor {
     /// Tells of a peer that was refused.
     pub(crate) fn log_refused(&self, peer: SocketAddr, refusal: &Refusal) {
         self.stats().refused.add(1);
-        if let Some(suppressed) = self.may_tell_of(peer) {
+        if let Some(suppressed) = self.may_tell_of(peer, &self.refusals) {
             tracing::warn!(
                 event = "session_refused",
                 peer = %peer,
@@ -228,7 +235,7 @@ impl Reactor {
 
     /// Tells of a peer that closed in the middle of a frame.
     pub(crate) fn log_cut(&self, peer: SocketAddr) {
-        if let Some(suppressed) = self.may_tell_of(peer) {
+        if let Some(suppressed) = self.may_tell_of(peer, &self.cuts) {
             tracing::warn!(
                 event = "connection_cut",
                 peer = %peer,
@@ -240,8 +247,8 @@ impl Reactor {
 
     /// Whether a line about what `peer` did may be written: a few a minute for each address. If so,
     /// how many were left out before it.
-    fn may_tell_of(&self, peer: SocketAddr) -> Option<u64> {
-        let allowed = self.refusals.borrow_mut().allow(peer.ip(), clock::boot());
+    fn may_tell_of(&self, peer: SocketAddr, budget: &RefCell<PerPeer>) -> Option<u64> {
+        let allowed = budget.borrow_mut().allow(peer.ip(), clock::boot());
         if allowed.is_none() {
             self.stats().suppressed.add(1);
         }

@@ -7,14 +7,16 @@ use rollcall_protocol::api::SlaveRow;
 use serde::Serialize;
 
 use super::stored::{self, History, Stored};
-use super::witness::{Blow, SlaveId, Witness};
+use super::witness::{Blow, Seen, SlaveId, Witness};
 use crate::escape::escape;
 use crate::output::Look;
 use crate::style::Tone;
 use crate::time;
 
-/// Lines of one kind that are shown at most.
-const LINES_MAX: usize = 5;
+/// Faults that are shown to people at most.
+const LINES_MAX: usize = 10;
+/// Cases of one kind that are named at most.
+const EXAMPLES_MAX: usize = 3;
 
 /// Restarts of one kind of daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -148,6 +150,7 @@ impl Verdict {
         let Findings {
             witness, stored, ..
         } = findings;
+        let (changes, untold) = changes(findings);
         let mut verdict = Self {
             passed: false,
             version: env!("CARGO_PKG_VERSION"),
@@ -168,7 +171,7 @@ impl Verdict {
             unspooled: number(witness.unspooled.len()),
             rows_wrong: number(wrong_rows(findings.rows, stored).len()),
             resent: witness.resent,
-            changes: changes(findings),
+            changes,
             false_alarms: false_alarms(findings.history),
             restarts: findings.restarts,
             blackout_ms: AllBlackouts {
@@ -177,12 +180,18 @@ impl Verdict {
             },
             faults: findings.faults.to_vec(),
         };
+        verdict.faults.extend(untold);
         let mut altered = witness.altered.clone();
         for (stream, seen) in &witness.streams {
             let there = stored.streams.get(stream);
             for (at, content) in &seen.reports {
                 match there.and_then(|there| there.reports.get(at)) {
-                    None => verdict.lost += 1,
+                    None => {
+                        verdict.lost += 1;
+                        if verdict.lost <= number(EXAMPLES_MAX) {
+                            verdict.faults.push(lost(*stream, *at, seen));
+                        }
+                    }
                     Some(found) if found != content => {
                         altered.insert((*stream, *at));
                     }
@@ -381,21 +390,30 @@ pub(super) fn wrong_rows(rows: &[SlaveRow], stored: &Stored) -> BTreeSet<SlaveId
     wrong.map(|(id, _)| *id).collect()
 }
 
-fn changes(findings: &Findings<'_>) -> Changes {
+/// The changes, and in words which ones are not in the history.
+fn changes(findings: &Findings<'_>) -> (Changes, Vec<String>) {
     let mut changes = Changes::default();
+    let mut untold = Vec::new();
     for (name, id) in &findings.witness.names {
         let Some(slave) = findings.stored.slaves.get(id) else {
             continue;
         };
         for text in &slave.changes {
             changes.made += 1;
-            let told = (name.clone(), text.clone());
-            changes.missing += u64::from(!findings.history.told.contains(&told));
+            if !findings
+                .history
+                .told
+                .contains(&(name.clone(), text.clone()))
+            {
+                changes.missing += 1;
+                untold.push(format!("the history does not tell \"{text}\" of {name}"));
+            }
         }
     }
     let told = findings.history.changes.values();
     changes.doubled = told.map(|times| u64::from(times.saturating_sub(1))).sum();
-    changes
+    untold.truncate(EXAMPLES_MAX);
+    (changes, untold)
 }
 
 fn false_alarms(history: &History) -> FalseAlarms {
@@ -407,6 +425,18 @@ fn false_alarms(history: &History) -> FalseAlarms {
         late: count("late"),
         missing: count("missing"),
     }
+}
+
+fn lost(stream: u64, sequence: u64, seen: &Seen) -> String {
+    let acked = if sequence <= seen.acked {
+        "was acked"
+    } else {
+        "was not acked"
+    };
+    format!(
+        "report {sequence} of the stream {stream:016x} of slave {} is not stored; it {acked}",
+        hex(&seen.slave)
+    )
 }
 
 fn blackouts(witness: &Witness, blow: Blow) -> Blackouts {

@@ -277,7 +277,7 @@ impl Member {
 
     /// Each report tells a change, so the events tell which reports were applied, and in which order.
     fn report(&self, sequence: u64, live: bool) -> Report {
-        let state = if sequence % 2 == 0 { 0 } else { 2 };
+        let state = if sequence.is_multiple_of(2) { 0 } else { 2 };
         let check = Check {
             name: "e2e".to_owned(),
             state,

@@ -116,6 +116,16 @@ impl Connection {
         stop: &CancellationToken,
     ) -> Option<End> {
         while let Some(deadline) = self.session.deadline() {
+            if self.held_back {
+                // What the master itself has left in the kernel is no delay of the slave's.
+                if let Err(end) = self.wait_for_share(stop).await {
+                    return Some(end);
+                }
+                if let Some(end) = self.look(transport).await {
+                    return Some(end);
+                }
+                continue;
+            }
             let left = deadline.saturating_since(clock::boot());
             let ended = match tokio::time::timeout(left, wait(transport, stop)).await {
                 Ok(Ok(())) => self.look(transport).await,

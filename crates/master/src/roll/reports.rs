@@ -56,7 +56,7 @@ impl Roll {
         slave.advance(report.stream);
         slave.shown_mut().applied += 1;
         self.gathering.message(slave, stamp, payload, "");
-        let may_repeat = slave.catching_up.is_some();
+        let may_repeat = slave.was_previewed(&report);
         let group = self.gathering.group();
         self.rings
             .remember(slot, &report, payload, group, may_repeat);

@@ -121,12 +121,15 @@ impl Ring {
         std::array::from_fn(|byte| self.bytes[at + byte])
     }
 
-    fn insert(&mut self, place: usize, head: Head, message: &[u8]) {
+    fn insert(&mut self, place: usize, head: Head, message: &[u8], reports_max: usize) {
         let needed = OVERHEAD_BYTES + message.len();
         if self.bytes.capacity() - self.bytes.len() < needed {
-            // A quarter of room: rings are many and live long.
-            let room = (self.bytes.len() / 4).max(RING_BYTES_MIN);
-            self.bytes.reserve_exact(needed.max(room));
+            // Twice as much, but no more than what a full ring of such reports takes.
+            let mean = (self.bytes.len() / self.reports.max(1)).max(needed);
+            let full = mean.saturating_mul(reports_max);
+            let room = self.bytes.capacity().max(RING_BYTES_MIN);
+            let left = full.saturating_sub(self.bytes.len());
+            self.bytes.reserve_exact(room.min(left).max(needed));
         }
         let later: Vec<u8> = self.bytes.drain(place..).collect();
         self.bytes.extend(&head.to_bytes());
@@ -228,7 +231,7 @@ impl Rings {
             stream: report.stream,
             sequence: report.sequence,
         };
-        ring.insert(place, head, message);
+        ring.insert(place, head, message, self.rules.reports_max);
         self.bytes += OVERHEAD_BYTES + message.len();
         if self.bytes > self.rules.bytes_max {
             self.shrink(slot);
@@ -327,7 +330,7 @@ mod tests {
                     stream: 0,
                     sequence: 0,
                 };
-                ring.insert(ring.bytes.len(), head, message);
+                ring.insert(ring.bytes.len(), head, message, messages.len());
             }
             Self {
                 bytes: ring.bytes.into(),

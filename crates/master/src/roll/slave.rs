@@ -151,6 +151,14 @@ impl Slave {
         }
     }
 
+    /// Whether the report may have run ahead of its place before.
+    pub(super) fn was_previewed(&self, report: &Report) -> bool {
+        let is_it = |mark: &Mark| mark.sequence == report.sequence && mark.stream == report.stream;
+        self.catching_up
+            .as_ref()
+            .is_some_and(|behind| behind.previewed.iter().any(is_it))
+    }
+
     /// `stream` has been applied further.
     pub(super) fn advance(&mut self, stream: u64) {
         if stream == self.shown.stream {

@@ -25,7 +25,7 @@ const FREE_PAGES_SLICE: i64 = 1024;
 
 /// `first` and `last` are sequences, equal for a report; `gap` is NULL for a report and the
 /// GapReason for a gap; `repeat` is 1 if the states equal those of the report before; a report's
-/// `body` is its wire::Report without stream and sequence.
+/// `body` is its wire::Report without stream and sequence, and the CRC-32 of that.
 const TABLES: &str = "
     CREATE TABLE meta (
         key TEXT PRIMARY KEY,

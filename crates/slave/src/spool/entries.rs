@@ -150,7 +150,18 @@ fn encode(report: &wire::Report) -> Vec<u8> {
         live: false,
         ..report.clone()
     };
-    bare.encode_to_vec()
+    let mut body = bare.encode_to_vec();
+    // SQLite finds damage in its own structures, not in what a row says.
+    let checksum = crc32fast::hash(&body);
+    body.extend(checksum.to_le_bytes());
+    body
+}
+
+/// The report of a body; `None` if it is not what was written.
+fn decode(body: &[u8]) -> Option<wire::Report> {
+    let (report, checksum) = body.split_last_chunk()?;
+    let is_whole = crc32fast::hash(report) == u32::from_le_bytes(*checksum);
+    is_whole.then(|| wire::Report::decode(report).ok())?
 }
 
 /// Adds a gap under `id`.
@@ -224,9 +235,9 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<Result<Entry, Line>> {
             from_ms: line.from_ms,
             to_ms: line.to_ms,
         }),
-        None => match wire::Report::decode(row.get_ref(8)?.as_blob()?) {
-            Err(_) => return Ok(Err(line)),
-            Ok(report) => Body::Report(wire::Report {
+        None => match decode(row.get_ref(8)?.as_blob()?) {
+            None => return Ok(Err(line)),
+            Some(report) => Body::Report(wire::Report {
                 stream: line.stream,
                 sequence: line.last,
                 ..report

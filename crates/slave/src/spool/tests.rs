@@ -340,23 +340,27 @@ fn own_id(directory: &Path) -> [u8; 16] {
 }
 
 #[test]
-fn a_body_that_cannot_be_decoded_becomes_a_gap() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut queue = open(directory.path(), UNBOUNDED);
-    append(&mut queue, &[0, 1, 2]);
-    drop(queue);
-    let connection = rusqlite::Connection::open(directory.path().join("spool.db")).unwrap();
-    let changed = connection.execute("UPDATE entries SET body = x'ff' WHERE last = 2", []);
-    assert_eq!(changed, Ok(1));
-    drop(connection);
-    let mut queue = open(directory.path(), UNBOUNDED);
-    for _ in 0..2 {
-        assert_eq!(all(&mut queue), ["1", "2-2", "3"]);
-        let Body::Gap(gap) = queue.read_after(BEFORE_ALL, 2).unwrap()[1].body else {
-            panic!("a report");
-        };
-        assert_eq!(gap.reason(), GapReason::Damaged);
-        assert_eq!((gap.from_ms, gap.to_ms), (NOW_MS, NOW_MS));
+fn a_body_that_is_not_what_was_written_becomes_a_gap() {
+    // The last one can be decoded: it has another time.
+    let another_time = "CAST(x'1805' || substr(body, 8) AS BLOB)";
+    for body in ["x'ff'", "x''", another_time] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut queue = open(directory.path(), UNBOUNDED);
+        append(&mut queue, &[0, 1, 2]);
+        drop(queue);
+        let connection = rusqlite::Connection::open(directory.path().join("spool.db")).unwrap();
+        let sql = format!("UPDATE entries SET body = {body} WHERE last = 2");
+        assert_eq!(connection.execute(&sql, []), Ok(1));
+        drop(connection);
+        let mut queue = open(directory.path(), UNBOUNDED);
+        for _ in 0..2 {
+            assert_eq!(all(&mut queue), ["1", "2-2", "3"], "{body}");
+            let Body::Gap(gap) = queue.read_after(BEFORE_ALL, 2).unwrap()[1].body else {
+                panic!("a report");
+            };
+            assert_eq!(gap.reason(), GapReason::Damaged);
+            assert_eq!((gap.from_ms, gap.to_ms), (NOW_MS, NOW_MS));
+        }
     }
 }
 

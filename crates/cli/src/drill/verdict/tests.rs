@@ -100,6 +100,8 @@ fn each_thing_that_is_wrong_is_told() {
         scene.witness.ack(A, &mark(4), Moment::ZERO);
     });
     assert_eq!((lost.lost, lost.sent, lost.stored), (1, 4, 3));
+    assert!(lost.faults[0].contains("report 4 of the stream 0000000000000007"));
+    assert!(lost.faults[0].ends_with("it was acked"), "{lost:#?}");
     let altered = spoilt(|scene| scene.witness.report(A, &report(2, 99), 1));
     assert_eq!(altered.altered, 1);
     let doubled = spoilt(|scene| {
@@ -143,8 +145,10 @@ fn changes_must_be_in_the_history_once() {
         .told
         .insert(("a".to_owned(), "run 1".to_owned()));
     scene.history.changes.insert(told("run 1"), 2);
-    let changes = scene.verdict(&[]).changes;
+    let verdict = scene.verdict(&[]);
+    let changes = verdict.changes;
     assert_eq!((changes.made, changes.missing, changes.doubled), (2, 1, 1));
+    assert!(verdict.faults[0].contains("\"run 2\" of a"), "{verdict:#?}");
 }
 
 #[test]
