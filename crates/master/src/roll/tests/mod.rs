@@ -1,4 +1,6 @@
+mod claims;
 mod identity;
+mod presence;
 
 use std::time::Duration;
 
@@ -7,8 +9,8 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::api::Presence;
 use rollcall_protocol::session::Refusal;
 use rollcall_protocol::wire::{
-    Check, ErrorCode, Gap, GapReason, Hello, Mark, Mode, Pending, Report, SlaveGoodbye, Status,
-    ToMaster, to_master::Kind,
+    Check, ErrorCode, Gap, GapReason, Hello, Mark, Mode, Pending, Report, Status, ToMaster,
+    to_master::Kind,
 };
 
 use super::*;
@@ -253,73 +255,6 @@ fn records_and_redo_together_restore_the_same_roll_at_every_slice() {
 }
 
 #[test]
-fn silence_makes_late_then_missing_and_a_live_report_brings_up() {
-    let mut disk = Disk::default();
-    let mut roll = disk.restore(at(0));
-    let talker = Talker::connect(&mut roll, 1, 7, at(0));
-    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    disk.write(roll.take_group(0));
-    let presence_at = |roll: &mut Roll, ms| {
-        roll.handle_tick(at(ms));
-        roll.slaves[talker.slot].shown.presence
-    };
-    assert_eq!(presence_at(&mut roll, 1499), Presence::Up);
-    assert_eq!(presence_at(&mut roll, 1500), Presence::Late);
-    assert_eq!(presence_at(&mut roll, 2999), Presence::Late);
-    assert_eq!(presence_at(&mut roll, 3000), Presence::Missing);
-    assert_eq!(presence_at(&mut roll, 900_000), Presence::Missing);
-    assert_eq!(
-        disk.write(roll.take_group(0)),
-        ["Presence - up>late", "Presence - late>missing"]
-    );
-    let restored = disk.restore(at(0));
-    assert_eq!(restored.slaves[0].shown.presence, Presence::Missing);
-
-    talker
-        .report(&mut roll, 2, 0, "backlog", at(900_001))
-        .unwrap();
-    assert_eq!(
-        roll.slaves[0].shown.presence,
-        Presence::Missing,
-        "the backlog revives nobody"
-    );
-    talker.report(&mut roll, 3, 0, "live", at(900_002)).unwrap();
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Up);
-}
-
-#[test]
-fn time_that_was_excused_counts_against_nobody() {
-    let mut roll = Disk::default().restore(at(0));
-    let talker = Talker::connect(&mut roll, 1, 7, at(0));
-    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    roll.excuse(Duration::from_secs(100));
-    roll.handle_tick(at(101_400));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Up);
-    roll.handle_tick(at(101_500));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Late);
-}
-
-#[test]
-fn silence_means_nothing_while_what_was_sent_is_not_read() {
-    let mut roll = Disk::default().restore(at(0));
-    let talker = Talker::connect(&mut roll, 1, 7, at(0));
-    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    roll.hold_back(talker.slot, talker.session, true);
-    roll.handle_tick(at(50_000));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Up);
-    roll.hold_back(talker.slot, talker.session, false);
-    roll.handle_tick(at(51_400));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Up);
-    roll.handle_tick(at(51_500));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Late);
-    // A connection that ended while it waited excuses nobody.
-    roll.hold_back(talker.slot, talker.session, true);
-    roll.handle_disconnect(talker.slot, talker.session);
-    roll.handle_tick(at(60_000));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Missing);
-}
-
-#[test]
 fn a_slave_is_behind_from_its_preview_until_it_has_caught_up() {
     let mut roll = Disk::default().restore(at(0));
     let talker = Talker::connect(&mut roll, 1, 7, at(0));
@@ -335,58 +270,6 @@ fn a_slave_is_behind_from_its_preview_until_it_has_caught_up() {
     assert!(!behind(6, "backlog"));
     assert!(!behind(7, "live"));
     assert!(behind(9, "preview") && !behind(8, "live"));
-}
-
-#[test]
-fn after_a_restart_everybody_has_the_window_and_the_dead_are_found_once() {
-    let mut disk = Disk::default();
-    let mut roll = disk.restore(at(0));
-    for id in 1..=2 {
-        let talker = Talker::connect(&mut roll, id, 7, at(0));
-        talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    }
-    disk.write(roll.take_group(0));
-    let mut roll = disk.restore(at(1_000_000));
-    roll.handle_tick(at(1_061_499));
-    assert!(!roll.has_group());
-    roll.handle_tick(at(1_070_000));
-    roll.handle_tick(at(1_080_000));
-    let events = disk.write(roll.take_group(0));
-    let missing = events
-        .iter()
-        .filter(|event| event.ends_with("late>missing"));
-    assert_eq!(missing.count(), 2);
-}
-
-#[test]
-fn who_is_back_after_a_restart_is_held_to_its_interval_again() {
-    let mut disk = Disk::default();
-    let mut roll = disk.restore(at(0));
-    let talker = Talker::connect(&mut roll, 1, 7, at(0));
-    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    disk.write(roll.take_group(0));
-    let mut roll = disk.restore(at(1000));
-    talker
-        .greet(&mut roll, talker.hello(2, &[(7, 2)]), at(1100))
-        .unwrap();
-    talker.report(&mut roll, 2, 0, "live", at(1200)).unwrap();
-    roll.handle_tick(at(2700));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Late);
-}
-
-#[test]
-fn a_goodbye_is_left_and_not_missing() {
-    let mut disk = Disk::default();
-    let mut roll = disk.restore(at(0));
-    let talker = Talker::connect(&mut roll, 1, 7, at(0));
-    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    let goodbye = SlaveGoodbye::default();
-    let bytes = payload(Kind::Goodbye(goodbye));
-    roll.handle_goodbye(talker.slot, &goodbye, &bytes, at(100));
-    roll.handle_tick(at(900_000));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Left);
-    disk.write(roll.take_group(0));
-    assert_eq!(disk.restore(at(0)).slaves[0].shown.presence, Presence::Left);
 }
 
 #[test]
@@ -524,90 +407,4 @@ fn groups_go_on_behind_what_the_records_contain() {
     // The store was rescued and does not know how far it had come.
     disk.next_group = 1;
     assert_eq!(disk.restore(at(0)).take_group(0).group.id, newest + 1);
-}
-
-#[test]
-fn a_clone_is_refused_while_the_first_answers() {
-    let mut disk = Disk::default();
-    let mut roll = disk.restore(at(0));
-    let first = Talker::connect(&mut roll, 1, 7, at(0));
-    first.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    let clone = Talker {
-        id: 1,
-        stream: 8,
-        session: 99,
-        slot: 0,
-    };
-    for ms in [10, 20, 30] {
-        let refusal = clone
-            .greet(&mut roll, clone.hello(1, &[(8, 1)]), at(ms))
-            .unwrap_err();
-        assert_eq!(refusal.code, ErrorCode::IdConflict);
-        assert!(refusal.retry_after.is_some());
-    }
-    assert!(roll.holds(first.slot, first.session));
-    let told = disk.write(roll.take_group(0));
-    assert_eq!(
-        told.iter()
-            .filter(|event| event.starts_with("Conflict"))
-            .count(),
-        1
-    );
-    // The first one's connection is gone: it is the same slave, started anew.
-    roll.handle_disconnect(first.slot, first.session);
-    clone
-        .greet(&mut roll, clone.hello(1, &[(8, 1)]), at(40))
-        .unwrap();
-    assert_eq!(disk.write(roll.take_group(0)), ["Restart - ->-"]);
-}
-
-#[test]
-fn a_name_belongs_to_who_answers_to_it() {
-    let mut disk = Disk::default();
-    let mut roll = disk.restore(at(0));
-    let old = Talker::connect(&mut roll, 1, 7, at(0));
-    old.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    let new = Talker {
-        id: 2,
-        stream: 9,
-        session: 5,
-        slot: 0,
-    };
-    let mut hello = new.hello(1, &[(9, 1)]);
-    hello.name = "web-1".into();
-    let refusal = new.greet(&mut roll, hello.clone(), at(10)).unwrap_err();
-    assert_eq!(refusal.code, ErrorCode::NameConflict);
-    // The host was reinstalled: the old one is heard of no more.
-    roll.handle_tick(at(1500));
-    roll.handle_tick(at(3000));
-    new.greet(&mut roll, hello, at(4000)).unwrap();
-    disk.write(roll.take_group(0));
-    let mut restored = disk.restore(at(5000));
-    assert_eq!(restored.len(), 1);
-    assert_eq!(row(&mut restored, "web-1").id, "02".repeat(16));
-}
-
-#[test]
-fn sequences_that_run_backwards_are_answered_with_resync() {
-    let mut disk = Disk::default();
-    let mut roll = disk.restore(at(0));
-    let talker = Talker::connect(&mut roll, 1, 7, at(0));
-    for sequence in 1..=5 {
-        talker
-            .report(&mut roll, sequence, 0, "live", at(sequence))
-            .unwrap();
-    }
-    let restored_vm = talker
-        .greet(&mut roll, talker.hello(4, &[(7, 3)]), at(10))
-        .unwrap();
-    assert_eq!(restored_vm, Greeting::Resync { applied: 5 });
-    let told = disk.write(roll.take_group(0));
-    assert!(told.contains(&"Resync - ->-".to_owned()), "{told:?}");
-    assert_eq!(
-        roll.marks(0),
-        [Mark {
-            stream: 7,
-            sequence: 5
-        }]
-    );
 }
