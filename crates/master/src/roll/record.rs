@@ -79,6 +79,11 @@ pub(crate) struct CatchingUp {
     /// The live reports that ran ahead: their changes have been told.
     #[prost(message, repeated, tag = "3")]
     pub(crate) previewed: Vec<Mark>,
+    /// What the roll showed before the next of those ran ahead: what its changes were told against.
+    #[prost(message, optional, tag = "4")]
+    pub(crate) shown: Option<Status>,
+    #[prost(enumeration = "wire::Health", optional, tag = "5")]
+    pub(crate) shown_health: Option<i32>,
 }
 
 /// One input of the roll, as it is replayed after a crash.

@@ -61,6 +61,9 @@ impl Roll {
         self.rings
             .remember(slot, &report, payload, group, may_repeat);
         if live {
+            if may_repeat {
+                self.fill_history(slot, report.clone(), stamp);
+            }
             self.show(slot, report, stamp, false);
         } else {
             self.fill_history(slot, report, stamp);
@@ -166,6 +169,8 @@ impl Roll {
                 status: Some((*slave.shown.status).clone()),
                 health: None,
                 previewed: Vec::new(),
+                shown: None,
+                shown_health: None,
             })
         });
         let told = behind
@@ -177,12 +182,23 @@ impl Roll {
             health: behind.health.map(record::health).or(slave.shown.health),
             status: &status,
         };
-        let changes = match told {
-            None => changes::between(&before, &report, report.time_ms, true),
-            Some(_) => Vec::new(),
-        };
+        let mut changes = changes::between(&before, &report, report.time_ms, true);
         if let Some(told) = told {
+            // It was told against what the roll showed then, which is not its predecessor.
+            let shown = behind.shown.take().unwrap_or_default();
+            let before = Before {
+                health: behind.shown_health.map(record::health),
+                status: &shown,
+            };
+            let known = changes::between(&before, &report, report.time_ms, false);
+            changes.retain(|change| {
+                let is_it =
+                    |known: &Change| known.subject == change.subject && known.to == change.to;
+                !known.iter().any(is_it)
+            });
             behind.previewed.drain(..=told);
+            behind.shown.clone_from(&report.status);
+            behind.shown_health = Some(report.health);
         }
         behind.health = Some(report.health);
         behind.status = report.status;

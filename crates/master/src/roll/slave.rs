@@ -186,10 +186,13 @@ impl Slave {
             return;
         }
         let catching_up = self.catching_up.get_or_insert_with(|| {
+            let before = Arc::unwrap_or_clone(before);
             Box::new(CatchingUp {
-                status: Some(Arc::unwrap_or_clone(before)),
+                status: Some(before.clone()),
                 health: health.map(record::wire_health),
                 previewed: Vec::new(),
+                shown: Some(before),
+                shown_health: health.map(record::wire_health),
             })
         });
         if catching_up.previewed.len() < PREVIEWED_MAX {

@@ -317,6 +317,33 @@ fn live_reports_run_ahead_and_the_backlog_fills_history_only() {
     assert!(roll.slaves[0].catching_up.is_none());
 }
 
+/// A report that ran ahead was told against what the roll showed then; in its place it may be a change
+/// that nobody has told.
+#[test]
+fn what_a_preview_could_not_tell_is_told_in_its_place() {
+    for lane in ["backlog", "live"] {
+        let mut disk = Disk::default();
+        let mut roll = disk.restore(at(0));
+        let talker = Talker::connect(&mut roll, 1, 7, at(0));
+        talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+        disk.write(roll.take_group(0));
+        talker.report(&mut roll, 3, 0, "preview", at(10)).unwrap();
+        assert!(disk.write(roll.take_group(0)).is_empty(), "{lane}");
+        talker.report(&mut roll, 2, 2, "backlog", at(11)).unwrap();
+        talker.report(&mut roll, 3, 0, lane, at(12)).unwrap();
+        assert_eq!(
+            disk.write(roll.take_group(0)),
+            [
+                "Health - ok>critical replayed",
+                "Check disk ok>critical replayed",
+                "Health - critical>ok replayed",
+                "Check disk critical>ok replayed",
+            ],
+            "{lane}"
+        );
+    }
+}
+
 #[test]
 fn a_gap_is_counted_once() {
     let disk = Disk::default();
