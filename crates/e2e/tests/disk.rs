@@ -144,7 +144,7 @@ fn a_master_starts_on_a_full_disk() {
     master.start();
     let row = master.wait_for_row("patient", "on the roll", |_| true);
     assert_eq!((row.applied, row.sequence), (acked, acked));
-    master.wait_for_readiness(503);
+    // Whether it is degraded depends on what room its files had left.
     drop(ballast);
     wait_until(PATIENCE, "a report to be acked again", || {
         let (mut peer, _) = Peer::open(master.address(), &identity).ok()?;

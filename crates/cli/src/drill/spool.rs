@@ -115,7 +115,9 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Result<Spooled, prost::DecodeError>>
         }));
     }
     let body: Vec<u8> = row.get(4)?;
-    let report = Report::decode(body.as_slice()).map(|report| {
+    // A report's bytes end with a CRC-32 of those before it.
+    let bytes = body.len().saturating_sub(CHECKSUM_BYTES);
+    let report = Report::decode(&body[..bytes]).map(|report| {
         Spooled::Report(Box::new(Report {
             stream,
             sequence: last,
@@ -124,6 +126,9 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Result<Spooled, prost::DecodeError>>
     });
     Ok(report)
 }
+
+/// At the end of a spooled report.
+const CHECKSUM_BYTES: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +161,9 @@ mod tests {
             )
             .unwrap();
         let insert = "INSERT INTO entries VALUES (2, -2, 4, 4, NULL, ?1)";
-        writer.execute(insert, [report.encode_to_vec()]).unwrap();
+        let mut body = report.encode_to_vec();
+        body.extend([7; CHECKSUM_BYTES]);
+        writer.execute(insert, [body]).unwrap();
         let held = read(&path).unwrap().unwrap();
         assert_eq!(held.slave, [9; 16]);
         let gap = Spooled::Gap {

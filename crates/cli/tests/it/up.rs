@@ -1,5 +1,6 @@
 //! `rollcall up` with daemons made of shell scripts, whose HTTP side is the test's.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -255,7 +256,9 @@ fn the_daemons_do_not_outlive_a_killed_up() {
         let pid = trial.pid(name).unwrap();
         wait_for("end of a daemon", || is_gone(pid).then_some(()));
     }
-    assert_eq!(trial.ends().len(), 2);
+    // A shell that is just forking may run its trap in both processes.
+    let ends: BTreeSet<_> = trial.ends().into_iter().collect();
+    assert_eq!(ends.len(), 2, "{ends:?}");
 }
 
 #[test]
