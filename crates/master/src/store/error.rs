@@ -109,7 +109,7 @@ pub(crate) enum StoreError {
     /// The thread can't be started.
     #[error("cannot start the store's thread")]
     Thread(#[source] io::Error),
-    /// The owner broke the contract of [`StoreHandle::commit`].
+    /// The owner broke the contract of [`StoreHandle::commit`](super::StoreHandle::commit).
     #[error("group {second} was handed over before the outcome of group {first}")]
     TwoGroups {
         /// The group in hand.
@@ -122,7 +122,7 @@ pub(crate) enum StoreError {
     Panicked,
 }
 
-/// The thread is gone: it has failed or panicked, which [`StoreHandle::close`] tells apart.
+/// The thread is gone: it has failed or panicked, which [`StoreHandle::close`](super::StoreHandle::close) tells apart.
 #[derive(Debug, Error)]
 #[error("the store's thread has ended and takes no more groups")]
 pub(crate) struct StoreGone;

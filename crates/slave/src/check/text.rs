@@ -14,7 +14,7 @@ pub(crate) fn line(raw: &str, bytes_max: usize) -> String {
     cut(trimmed, bytes_max, "...")
 }
 
-/// Like [`line`], for names: two different names stay different when they are cut.
+/// Like [`line()`], for names: two different names stay different when they are cut.
 pub(crate) fn distinct(raw: &str, bytes_max: usize) -> String {
     let cleaned: String = raw.chars().map(clean).collect();
     if cleaned == raw && raw.len() <= bytes_max {
