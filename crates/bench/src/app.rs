@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use serde::Serialize;
 
 use crate::args::{self, Cli, Role, Run};
 use crate::baseline::{self, Kind};
+use crate::connect_loop::{self, LoopReport};
 use crate::load::{self, Fleet, Observer, Outcome, Plan, Slave, Tally};
-use crate::report::{BaselineReport, Baselines, Report, RunReport, Samples, rate_per_s};
+use crate::ports::Connects;
+use crate::report::{BaselineReport, Baselines, Report, RunReport, Samples, rate_per_s, ratio};
 use crate::{descriptors, process};
 
 /// Time between two lines of progress.
@@ -30,9 +33,10 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<()> {
             Some(Role::BaselineServer {
                 kind,
                 log_directory,
+                listen,
             }),
             _,
-        ) => baseline::serve(*kind, log_directory),
+        ) => baseline::serve(*kind, log_directory, *listen),
         (None, Some(run)) => measure(run),
         (None, None) => bail!("--master and --slaves are needed"),
     }
@@ -47,6 +51,14 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         write_ledger(path, &plan.fleet, &outcome.slaves)
             .with_context(|| format!("can't write the ledger {}", path.display()))?;
     }
+    let connect_loop = run
+        .compares_with_loop()
+        .then(|| connect_loop::run(&plan, run.connect_loop_server))
+        .transpose()?
+        .map(|bare| LoopReport {
+            ratio: ratio(report.rate_per_s, bare.rate_per_s),
+            ..bare
+        });
     let baseline = run
         .baseline
         .then(|| baselines(&plan, run, &report))
@@ -60,6 +72,7 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         replay: run.replay,
         live_slaves: run.replay.map(|_| run.live_slaves),
         run: report,
+        connect_loop,
         baseline,
     };
     let text = if run.json {
@@ -131,7 +144,7 @@ fn against(
     pid: Option<u32>,
     label: &'static str,
 ) -> anyhow::Result<(Outcome, RunReport)> {
-    let mut watch = Watch::new(pid, label);
+    let mut watch = Watch::new(plan.master, pid, label);
     let outcome = load::run(plan, &mut watch)?;
     watch.end();
     let pooled = plan
@@ -141,7 +154,8 @@ fn against(
         .count();
     let connections = u32::try_from(pooled).unwrap_or(u32::MAX);
     let idle = run.mode == args::Mode::Idle;
-    let report = RunReport::new(&outcome, &watch.server, &watch.client, connections, idle);
+    let ports = watch.connects.report();
+    let report = RunReport::new(&outcome, ports, &watch.server, &watch.client, connections, idle);
     Ok((outcome, report))
 }
 
@@ -150,6 +164,7 @@ struct Watch {
     pid: Option<u32>,
     server: Samples,
     client: Samples,
+    connects: Connects,
     label: &'static str,
     shows: bool,
     next: Moment,
@@ -157,7 +172,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(pid: Option<u32>, label: &'static str) -> Self {
+    fn new(server: SocketAddr, pid: Option<u32>, label: &'static str) -> Self {
         let before = |pid: Option<u32>| Samples {
             before: pid.and_then(process::usage),
             ..Samples::default()
@@ -166,6 +181,7 @@ impl Watch {
             pid,
             server: before(pid),
             client: before(Some(std::process::id())),
+            connects: Connects::to(server, clock::boot()),
             label,
             shows: std::io::stderr().is_terminal(),
             next: clock::boot() + PROGRESS,
@@ -188,10 +204,12 @@ impl Observer for Watch {
     }
 
     fn progress(&mut self, elapsed: Duration, tally: &Tally) {
+        let now = clock::boot();
+        self.connects.set(tally.connects, &tally.connects_failed);
+        self.connects.look(now);
         if !self.shows {
             return;
         }
-        let now = clock::boot();
         if now < self.next {
             return;
         }

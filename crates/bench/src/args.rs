@@ -11,7 +11,7 @@ use rollcall_protocol::limits::{INTERVAL_MAX, INTERVAL_MIN, WINDOW_MAX};
 use rollcall_protocol::wire;
 
 use crate::baseline;
-use crate::load::{Bound, Fleet, Plan, Replay};
+use crate::load::{Bound, Close, Fleet, Plan, Replay};
 
 /// Simulates a fleet of slaves against a master and measures it.
 ///
@@ -43,6 +43,9 @@ pub(crate) enum Role {
         /// Where its log goes.
         #[arg(long)]
         log_directory: PathBuf,
+        /// Where it listens.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
     },
 }
 
@@ -105,6 +108,17 @@ pub(crate) struct Run {
     /// Then do the same against two bare servers, and compare.
     #[arg(long)]
     pub(crate) baseline: bool,
+    /// How a per-message connection ends once its report is acked.
+    #[arg(long, value_enum, default_value = "master-first")]
+    pub(crate) close: Close,
+    /// Then send as much, by as many at a time, in a bare loop of connect, send, receive, close, and
+    /// compare: what per-message mode costs beyond its connections.
+    #[arg(long)]
+    pub(crate) connect_loop: bool,
+    /// The same against a server that runs there already: `rollcall-bench baseline-server
+    /// connect-loop --log-directory /tmp --listen ADDR`, for example in another network namespace.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) connect_loop_server: Option<SocketAddr>,
     /// Where the bare server with a log keeps it: best on the file system of the master's state.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     pub(crate) baseline_directory: PathBuf,
@@ -152,6 +166,10 @@ impl Run {
             self.mode == Mode::Pooled || self.replay.is_none(),
             "--replay is for --mode pooled"
         );
+        ensure!(
+            self.mode == Mode::PerMessage || !self.compares_with_loop(),
+            "--connect-loop is for --mode per-message"
+        );
         let duration = self
             .duration
             .map_or(Duration::from_secs(10), units::Duration::get);
@@ -165,6 +183,7 @@ impl Run {
         Ok(Plan {
             master,
             sources: self.source_addresses.clone(),
+            close: self.close,
             modes: (0..self.connections())
                 .map(|index| self.mode_of(index))
                 .collect(),
@@ -184,6 +203,11 @@ impl Run {
             timeout: self.timeout.get(),
             patience: self.patience.get(),
         })
+    }
+
+    /// Whether a bare loop of connections is to be compared with.
+    pub(crate) fn compares_with_loop(&self) -> bool {
+        self.connect_loop || self.connect_loop_server.is_some()
     }
 
     /// Slaves of both kinds.
@@ -301,6 +325,8 @@ mod tests {
         assert!(run(&["--in-flight", "0"]).is_err());
         assert!(run(&["--in-flight", "5000"]).is_err());
         assert!(plan(&["--source-addresses", "::1"]).is_err());
+        assert!(plan(&["--connect-loop"]).is_err());
+        assert!(plan(&["--connect-loop", "--mode", "per-message"]).is_ok());
         let sources = ["--source-addresses", "127.0.0.1,127.0.0.2"];
         assert_eq!(plan(&sources).unwrap().sources.len(), 2);
     }

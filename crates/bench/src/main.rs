@@ -4,9 +4,11 @@
 mod app;
 mod args;
 mod baseline;
+mod connect_loop;
 mod descriptors;
 mod inbox;
 mod load;
+mod ports;
 mod process;
 mod report;
 mod template;

@@ -7,7 +7,9 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::args::Mode;
+use crate::connect_loop::LoopReport;
 use crate::load::{ErrorKind, Outcome, Percentiles};
+use crate::ports::PortsReport;
 use crate::process::Usage;
 
 /// With fewer connections the memory of each can't be told from what the first one cost.
@@ -45,6 +47,9 @@ pub(crate) struct RunReport {
     pub(crate) repeated_acks: u64,
     /// Connections after the first one of each pooled slave.
     pub(crate) reconnects: u64,
+    /// What became of the ports.
+    #[serde(flatten)]
+    pub(crate) ports: PortsReport,
     /// From a lost connection to the slave's next ack; absent if none was lost.
     pub(crate) recovery_ms: Option<Percentiles>,
     /// Over which the rate was taken.
@@ -118,6 +123,9 @@ pub(crate) struct Report {
     /// Against the master.
     #[serde(flatten)]
     pub(crate) run: RunReport,
+    /// The bare loop of connections, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connect_loop: Option<LoopReport>,
     /// Against the bare servers, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) baseline: Option<Baselines>,
@@ -158,6 +166,7 @@ impl RunReport {
     /// Puts together what was counted and what was sampled. `connections` stood at the start.
     pub(crate) fn new(
         outcome: &Outcome,
+        ports: PortsReport,
         server: &Samples,
         client: &Samples,
         connections: u32,
@@ -184,6 +193,7 @@ impl RunReport {
             resent: tally.resent,
             repeated_acks: tally.repeated_acks,
             reconnects: tally.reconnects,
+            ports,
             recovery_ms: tally.recovery_ms(),
             elapsed_s: elapsed.as_secs_f64(),
             client_cpu_us_per_report: client.cpu_us_per_report(acked),
@@ -259,6 +269,16 @@ impl Report {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut text = table.trim_fmt();
+        if let Some(bare) = &self.connect_loop {
+            text.push_str(&format!(
+                "\nbare loop of connections: {} answered, {:.0}/s; failed connects: {}; left TIME_WAIT: {}; master/this: {}",
+                bare.answered,
+                bare.rate_per_s,
+                failed_connects(&bare.ports),
+                percent(bare.ports.time_wait_share),
+                optional(bare.ratio),
+            ));
+        }
         for kind in self.run.errors.keys() {
             if let Some(hint) = kind.hint() {
                 text.push_str(&format!("\n{}: {hint}", name_of(*kind)));
@@ -319,6 +339,13 @@ const ROWS: &[(&str, Cell)] = &[
     ("master/this: CPU", |_, ratio| {
         optional(ratio.and_then(|ratio| ratio.cpu_us_per_report))
     }),
+    ("connects", |run, _| run.ports.connects.to_string()),
+    ("failed connects by errno", |run, _| {
+        failed_connects(&run.ports)
+    }),
+    ("connections that left TIME_WAIT here", |run, _| {
+        percent(run.ports.time_wait_share)
+    }),
     ("reconnects", |run, _| unless_zero(run.reconnects)),
     ("recovery p50, ms", |run, _| {
         optional(run.recovery_ms.map(|times| times.p50))
@@ -345,6 +372,20 @@ const ROWS: &[(&str, Cell)] = &[
 
 fn optional(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| format!("{value:.2}"))
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(String::new, |share| format!("{:.2}%", share * 100.0))
+}
+
+fn failed_connects(ports: &PortsReport) -> String {
+    let failed = ports.connects_failed.iter();
+    let text = listed(failed.map(|(errno, count)| (errno.to_string(), *count)));
+    if text.is_empty() {
+        "none".to_owned()
+    } else {
+        text
+    }
 }
 
 fn unless_zero(value: u64) -> String {
@@ -375,7 +416,8 @@ pub(crate) fn rate_per_s(reports: u64, elapsed: Duration) -> f64 {
     ratio(float(reports), elapsed.as_secs_f64()).unwrap_or(0.0)
 }
 
-fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
+/// `None` where there is nothing to divide by.
+pub(crate) fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
     (denominator > 0.0).then(|| numerator / denominator)
 }
 
@@ -385,78 +427,4 @@ fn float(count: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::load::Tally;
-
-    fn outcome(made: u64, acked: u64) -> Outcome {
-        let mut tally = Tally::new();
-        tally.made = made;
-        for _ in 0..acked {
-            tally.count_ack(Duration::from_millis(2));
-        }
-        Outcome {
-            tally,
-            elapsed: Duration::from_secs(2),
-            backlog_done: None,
-            slaves: Vec::new(),
-        }
-    }
-
-    fn usage(cpu_ms: u64, rss_kib: u64) -> Option<Usage> {
-        Some(Usage {
-            cpu: Duration::from_millis(cpu_ms),
-            rss_kib,
-        })
-    }
-
-    #[test]
-    fn figures_are_per_acked_report_and_per_connection() {
-        let samples = Samples {
-            before: usage(100, 4000),
-            opened: usage(110, 4150),
-            finished: usage(210, 5000),
-        };
-        let report = RunReport::new(&outcome(10_000, 10_000), &samples, &samples, 100, false);
-        assert_eq!(report.rate_per_s, 5000.0);
-        assert_eq!(report.master.cpu_us_per_report, Some(10.0));
-        assert_eq!(report.master.kib_per_connection, Some(1.5));
-        let idle = RunReport::new(&outcome(10_000, 10_000), &samples, &samples, 100, true);
-        assert_eq!(idle.master.kib_per_connection, Some(10.0));
-        let few = RunReport::new(&outcome(10_000, 10_000), &samples, &samples, 99, true);
-        assert_eq!(few.master.kib_per_connection, None);
-        let ratio = report.ratio_of(&report);
-        assert_eq!(
-            (ratio.rate, ratio.cpu_us_per_report),
-            (Some(1.0), Some(1.0))
-        );
-        assert_eq!(report.fault(false), None);
-    }
-
-    #[test]
-    fn a_master_that_died_has_no_figures_and_that_is_no_error() {
-        let samples = Samples {
-            finished: None,
-            before: usage(1, 1),
-            opened: usage(1, 1),
-        };
-        let report = RunReport::new(&outcome(5, 5), &samples, &samples, 100, true);
-        assert_eq!(report.master.cpu_us_per_report, None);
-        assert_eq!(report.master.kib_per_connection, None);
-    }
-
-    #[test]
-    fn losses_and_refusals_are_faults_and_broken_connections_are_not() {
-        let none = Samples::default();
-        let report = |outcome: &Outcome| RunReport::new(outcome, &none, &none, 1, false);
-        assert!(report(&outcome(5, 4)).fault(true).is_some());
-        let mut broken = outcome(5, 5);
-        broken.tally.count_error(ErrorKind::Reset);
-        assert_eq!(report(&broken).fault(false), None);
-        broken.tally.count_error(ErrorKind::RefusedByMaster);
-        assert!(report(&broken).fault(false).is_some());
-        assert_eq!(report(&broken).fault(true), None);
-        broken.tally.count_error(ErrorKind::Forgotten);
-        assert!(report(&broken).fault(true).is_some());
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use rollcall_protocol::api::{EventKind, Health, Presence};
 
 use crate::style::ColorChoice;
 use crate::url::MasterUrl;
-use crate::{time, words};
+use crate::{lab, time, words};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +21,7 @@ Examples:
   rollcall show web-1                  one slave, with each of its checks
   rollcall events --since 1h           what has changed in the last hour
   rollcall events --follow             what changes, as it changes
+  rollcall lab                         errors 98 and 99, made to happen and mended
 
 The master is asked over HTTP: at 127.0.0.1:7413, unless --master or ROLLCALL_MASTER
 names another. Exit codes: 0 done, 1 failed or not found, 2 wrong use, 69 the master
@@ -86,6 +87,22 @@ stored in the master's database: docs/reliability.md tells how, and what it prov
 Ctrl-C ends it early with a verdict on what was seen. Exit codes: 0 all is as promised,
 1 it is not. The default folder may be one in memory: name one on a disk with --dir.";
 
+const LAB_HELP: &str = "\
+Examples:
+  rollcall lab                    what there is
+  rollcall lab 99-connect-loop
+  rollcall lab --all
+  rollcall lab --all --json | jq '.experiments[] | {name, verdict, facts}'
+
+The names with 98 end in \"Address already in use\" (EADDRINUSE), those with 99 in \"Cannot
+assign requested address\" (EADDRNOTAVAIL). Each experiment makes the failure happen, says
+what the kernel answered, applies the cure, and says what it answered then; all figures
+are of this run. Each takes a second or two, in a network namespace of its own: as root,
+or as any user where the host allows user namespaces. Elsewhere this host's loopback is
+used, with a hundred of its ports, and what can't be shown there is said. Neither a master
+nor a slave is needed. Exit codes: 0 all as expected, 1 not, which an unusual kernel or
+setting explains, or a bug.";
+
 /// The operator's command of Rollcall, which keeps the roll of a fleet: who is there, and how they are.
 #[derive(Debug, Parser)]
 #[command(name = "rollcall", version, after_help = EXAMPLES)]
@@ -126,6 +143,9 @@ pub(crate) enum Command {
     /// Kill and restart a master and its slaves under load, and say what came of it
     #[command(after_help = DRILL_HELP)]
     Drill(DrillArgs),
+    /// Make ports fail as they are known to, and mend it: errors 98 and 99, shown on this machine
+    #[command(after_help = LAB_HELP)]
+    Lab(LabArgs),
     /// What `up` and `drill` start, to become one of their daemons.
     #[command(hide = true)]
     UpChild(UpChildArgs),
@@ -300,6 +320,30 @@ pub(crate) enum Victims {
     Slaves,
     /// Now the master, now slaves, now both at once.
     Both,
+}
+
+/// `rollcall lab`.
+#[derive(Debug, Args)]
+pub(crate) struct LabArgs {
+    /// The experiments to run
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(lab::names()))]
+    pub(crate) names: Vec<String>,
+
+    /// Run all of them
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) all: bool,
+
+    /// List them, and run none
+    #[arg(long, conflicts_with_all = ["names", "all"])]
+    pub(crate) list: bool,
+
+    /// Use this host's loopback even where a network namespace can be had
+    #[arg(long)]
+    pub(crate) on_host: bool,
+
+    /// What happened as JSON: {"passed": ..., "experiments": [...]}
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// See [`crate::daemons::become_child`].

@@ -1,6 +1,6 @@
 //! `rollcall`: the operator's command. It asks a master over HTTP and prints what it says, and
 //! `rollcall up` starts a master and a slave to try Rollcall out, and `rollcall drill` kills and
-//! restarts them to see what comes of it.
+//! restarts them to see what comes of it. `rollcall lab` asks nobody but the kernel.
 
 mod args;
 mod client;
@@ -10,6 +10,7 @@ mod escape;
 mod events;
 mod follow;
 mod json;
+mod lab;
 mod ls;
 mod metric;
 mod output;
@@ -24,6 +25,7 @@ mod time;
 mod up;
 mod url;
 mod words;
+mod wrap;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,6 +64,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Events(args) => events::run(client(), args, &mut out),
         Command::Up(args) => up::run(args, &mut out),
         Command::Drill(args) => drill::run(args, &mut out),
+        Command::Lab(args) => lab::run(args, &mut out),
         Command::UpChild(args) => daemons::become_child(args),
     }
 }

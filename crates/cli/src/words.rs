@@ -79,6 +79,7 @@ pub(crate) fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Pooled => "pooled",
         Mode::PerMessage => "per-message",
+        Mode::Datagram => "datagram",
     }
 }
 

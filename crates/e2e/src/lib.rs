@@ -10,6 +10,8 @@
 //!   peer       speaks the wire protocol, rightly or wrongly
 //!   bench      runs rollcall-bench
 //!   disk       a small file system that can be filled
+//!   image      a file system that can be frozen, turned read-only and limited by a quota
+//!   netns      network namespaces of a test's own
 //!   faults     kills and failures at system calls, damaged files, and those who check
 //!   source     the repository's own files
 //! ```
@@ -33,8 +35,10 @@ pub mod daemon;
 pub mod disk;
 pub mod events;
 pub mod faults;
+pub mod image;
 pub mod log;
 pub mod master;
+pub mod netns;
 pub mod peer;
 pub mod ports;
 pub mod skip;
@@ -46,6 +50,7 @@ pub use api::Api;
 pub use daemon::Daemon;
 pub use log::LogLine;
 pub use master::Master;
+pub use netns::Namespace;
 pub use peer::Peer;
 pub use slave::Slave;
 pub use wait::wait_until;

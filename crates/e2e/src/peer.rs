@@ -12,6 +12,7 @@ use rollcall_protocol::wire::{
     self, Ack, Check, Hello, Mode, Pending, Report, Status, ToMaster, ToSlave, Welcome, to_master,
     to_slave,
 };
+use socket2::{Domain, Socket, Type};
 
 /// How long an answer may take unless [`Peer::set_timeout`] says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -101,11 +102,25 @@ impl Peer {
     /// # Errors
     /// What connect(2) says.
     pub fn connect(master: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&master, TIMEOUT)?;
+        Self::of(TcpStream::connect_timeout(&master, TIMEOUT)?)
+    }
+
+    fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self { stream })
+    }
+
+    /// Connects from `source` and says nothing. Port 0 is any.
+    ///
+    /// # Errors
+    /// What bind(2) and connect(2) say.
+    pub fn connect_from(source: SocketAddr, master: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(master), Type::STREAM, None)?;
+        socket.bind(&source.into())?;
+        socket.connect_timeout(&master.into(), TIMEOUT)?;
+        Self::of(socket.into())
     }
 
     /// Connects, says Hello and takes the Welcome.
@@ -114,9 +129,18 @@ impl Peer {
     /// If the master is not there or does not welcome.
     pub fn open(master: SocketAddr, identity: &Identity) -> anyhow::Result<(Self, Welcome)> {
         let mut peer = Self::connect(master)?;
-        peer.send(to_master::Kind::Hello(identity.hello()))?;
-        match peer.receive()? {
-            Some(to_slave::Kind::Welcome(welcome)) => Ok((peer, welcome)),
+        let welcome = peer.greet(identity)?;
+        Ok((peer, welcome))
+    }
+
+    /// Says Hello and takes the Welcome.
+    ///
+    /// # Errors
+    /// If the master does not welcome.
+    pub fn greet(&mut self, identity: &Identity) -> anyhow::Result<Welcome> {
+        self.send(to_master::Kind::Hello(identity.hello()))?;
+        match self.receive()? {
+            Some(to_slave::Kind::Welcome(welcome)) => Ok(welcome),
             other => bail!("no Welcome: {other:?}"),
         }
     }

@@ -116,15 +116,16 @@ fn a_signal_ends_it_with_a_verdict_on_what_was_seen() {
     assert!(text.contains("PASSED: nothing was lost"), "{text}");
 }
 
-/// A copy of the programs in which one daemon is replaced by a script that does harm before it
-/// becomes the real one.
-fn with_harmful(folder: &Path, program: &str, harm: &str) -> PathBuf {
+/// A copy of the programs in which some daemons are replaced by scripts, each of which does harm
+/// before it becomes the real one.
+fn with_harmful(folder: &Path, harms: &[(&str, &str)]) -> PathBuf {
     for name in [binaries::CLI, binaries::MASTER, binaries::SLAVE] {
         let real = binaries::path(name);
         let copy = folder.join(name);
-        let source = if name == program {
+        let harm = harms.iter().find(|(program, _)| *program == name);
+        let source = if let Some((_, harm)) = harm {
             let script = format!("#!/bin/sh\n{harm}\nexec {} \"$@\"\n", real.display());
-            let path = folder.join("script");
+            let path = folder.join(format!("{name}.sh"));
             fs::write(&path, script).expect("a script");
             path
         } else {
@@ -144,7 +145,7 @@ fn a_master_that_forgets_what_it_has_acked_is_found_out() {
     let folder = tempfile::tempdir().expect("a folder");
     // Of its command line the last word is the configuration, beside which its state lies.
     let harm = "for last; do :; done; rm -f \"${last%/*}\"/state/master.db*";
-    let program = with_harmful(folder.path(), binaries::MASTER, harm);
+    let program = with_harmful(folder.path(), &[(binaries::MASTER, harm)]);
     let arguments = [
         "--slaves", "3", "--for", "4s", "--kill", "master", "--seed", "5",
     ];
@@ -157,9 +158,11 @@ fn a_master_that_forgets_what_it_has_acked_is_found_out() {
 #[test]
 fn slaves_that_forget_what_is_not_acked_are_found_out() {
     let folder = tempfile::tempdir().expect("a folder");
-    let harm = "for last; do :; done; rm -f \"${last%/*}\"/state/spool.db*";
-    let program = with_harmful(folder.path(), binaries::SLAVE, harm);
-    // Many reports under way, and many deaths of those who hold them.
+    let forget = "for last; do :; done; rm -f \"${last%/*}\"/state/spool.db*";
+    // A master that is slow to come back leaves every slave with reports that are not acked, so that
+    // those who die meanwhile have something to forget, however quick the machine is.
+    let harms = [(binaries::SLAVE, forget), (binaries::MASTER, "sleep 0.5")];
+    let program = with_harmful(folder.path(), &harms);
     let arguments = [
         "--slaves",
         "8",

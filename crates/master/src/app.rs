@@ -11,7 +11,7 @@ use rollcall_os::clock;
 use rollcall_os::exit::{Exit, ExitError, ExitWith};
 use rollcall_os::log::{self, LogHandle};
 use rollcall_os::signal::{Signal, Signals};
-use rollcall_os::socket;
+use rollcall_os::socket::ListenOptions;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::args::Args;
 use crate::config::Config;
+use crate::datagram::{self, Datagrams};
 use crate::http::{self, Limits, Readers};
-use crate::listener::{self, Accepting};
+use crate::listener::{self, Accepting, Admission, Listeners, Rules};
 use crate::reactor::{CoreFailure, Publication, Reactor};
 use crate::roll::{self, Durable, Roll, Stamp};
 use crate::stats::Stats;
@@ -31,8 +32,9 @@ use crate::view::ReportsAsked;
 const EVENTS_BEHIND_MAX: usize = 1024;
 /// Questions of readers that may wait for the roll's owner.
 const QUESTIONS_MAX: usize = 16;
-/// Descriptors that are not connections: listeners, the store, readers.
-const DESCRIPTORS_RESERVED: u64 = 640;
+/// Descriptors that are no served connections: listeners, the store, readers, and peers that are told
+/// why they are not let in.
+const DESCRIPTORS_RESERVED: u64 = 704;
 
 /// Runs the daemon to its end.
 ///
@@ -71,7 +73,7 @@ fn verify_store(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
     let signals = Signals::new().context("can't handle signals")?;
-    let connections_max = connections_max(config.connections_max)?;
+    let rules = within_limits(config.listen.clone())?;
     let Opened {
         loaded,
         handle: store,
@@ -82,26 +84,32 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
 
     // Readers see the roll as it was durable before the first slave is back.
     let http_stop = CancellationToken::new();
-    let http_listener = listener::bind(config.http, config.backlog)
+    let http_options = ListenOptions::new(config.sockets.options.backlog);
+    let http_listener = listener::bind(config.http, &http_options)
         .await
         .exit_with(Exit::Bind)?;
     let http_ended = serve_http(http_listener, readers, http_stop.clone())?;
 
-    let listeners = listener::bind_all(&config.listen, config.backlog)
-        .await
-        .exit_with(Exit::Bind)?;
     let accepting = Accepting {
         reactor: Rc::clone(&reactor),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
-        connections_max,
+        admission: Admission::new(&rules),
     };
+    let listeners = Listeners::start(accepting.clone(), config.sockets, &rules)
+        .await
+        .exit_with(Exit::Bind)?;
+    let (rules, changed_rules) = watch::channel(rules);
     let mut accepts = JoinSet::new();
-    for listener in listeners {
-        // Accepted connections inherit it: no system call is spent on each.
-        socket::tune(&listener, &config.liveness).context("can't set socket options")?;
-        log_listening(&listener);
-        accepts.spawn_local(accepting.clone().run(listener));
+    accepts.spawn_local(listeners.run(changed_rules));
+    let datagrams = Datagrams::new(&accepting, &config.datagrams);
+    let options = &config.sockets.options;
+    for socket in datagram::bind_all(&config.datagrams.addresses, options)
+        .await
+        .exit_with(Exit::Bind)?
+    {
+        let socket = datagram::Socket::new(socket).context("can't set socket options")?;
+        accepts.spawn_local(datagrams.clone().run(socket));
     }
     let mut core = JoinSet::new();
     let clock = Rc::clone(&reactor);
@@ -128,6 +136,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         log,
         reactor,
         accepting,
+        rules,
         signals,
     };
     let clean = run.supervise(config, tasks, &store, &mut outcomes).await?;
@@ -139,7 +148,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
 
 /// What must not end before the daemon does.
 struct Tasks {
-    accepts: JoinSet<std::io::Result<()>>,
+    accepts: JoinSet<()>,
     core: JoinSet<()>,
     http_ended: oneshot::Receiver<String>,
 }
@@ -163,6 +172,8 @@ struct Run<'a> {
     log: &'a LogHandle,
     reactor: Rc<Reactor>,
     accepting: Accepting,
+    /// Where it listens, and who gets in.
+    rules: watch::Sender<Rules>,
     signals: Signals,
 }
 
@@ -230,7 +241,15 @@ impl Run<'_> {
                 return;
             }
         };
+        let rules = match within_limits(new.listen.clone()) {
+            Ok(rules) => rules,
+            Err(error) => {
+                tracing::error!(event = "reload_failed", error = %error, "the old configuration stays in force");
+                return;
+            }
+        };
         let fixed = config.fixed_changes(&new);
+        self.rules.send_replace(rules);
         self.reactor.roll().set_rules(new.presence);
         self.reactor.set_rules(new.session);
         if self.args.log_level.is_none() {
@@ -337,13 +356,14 @@ fn serve_http(
     Ok(ended)
 }
 
-/// Raises the limit of open files as far as this process may, and says how many connections fit.
-fn connections_max(configured: usize) -> anyhow::Result<usize> {
+/// Raises the limit of open files as far as this process may, and keeps the connections within it.
+fn within_limits(mut rules: Rules) -> anyhow::Result<Rules> {
     let files =
         rollcall_os::limits::raise_open_files().context("can't raise the limit of open files")?;
     let room = usize::try_from(files.saturating_sub(DESCRIPTORS_RESERVED))
         .unwrap_or(usize::MAX)
         .max(16);
+    let configured = rules.connections_max;
     if configured > room {
         tracing::warn!(
             event = "connections_limited",
@@ -352,14 +372,9 @@ fn connections_max(configured: usize) -> anyhow::Result<usize> {
             "[limits] connections_max does not fit into the limit of open files: raise LimitNOFILE"
         );
     }
-    Ok(match configured {
+    rules.connections_max = match configured {
         0 => room,
         configured => configured.min(room),
-    })
-}
-
-fn log_listening(listener: &TcpListener) {
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(event = "listening", address = %address, "slaves can connect");
-    }
+    };
+    Ok(rules)
 }

@@ -11,6 +11,7 @@ mod app;
 mod args;
 mod config;
 mod connection;
+mod datagram;
 mod http;
 mod listener;
 mod reactor;

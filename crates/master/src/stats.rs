@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use rollcall_protocol::Moment;
 
+use crate::datagram::DatagramFigures;
+use crate::listener::Figures;
+
 /// Up to how many microseconds the commits of each bucket took.
 pub(crate) const COMMIT_BOUNDS_US: [u64; 12] = [
     250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
@@ -39,6 +42,10 @@ impl Counter {
 /// All of the master's own figures.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
+    /// Of each listener.
+    pub(crate) listeners: Figures,
+    /// Of datagram mode.
+    pub(crate) datagrams: DatagramFigures,
     /// Connections accepted since the start.
     pub(crate) accepted: Counter,
     /// accept(2) calls that failed.

@@ -2,14 +2,19 @@
 //! files, logging and exit codes.
 #![forbid(unsafe_code)]
 
+pub mod buckets;
 pub mod clock;
 pub mod config;
+pub mod diag;
 pub mod exit;
+pub mod filesystem;
 pub mod limits;
 pub mod lock;
 pub mod log;
+pub mod outgoing;
 pub mod rate_limit;
 pub mod runtime;
 pub mod signal;
 pub mod socket;
+pub mod udp;
 pub mod units;

@@ -101,7 +101,8 @@ impl PerPeer {
     }
 }
 
-fn canonical(address: IpAddr) -> IpAddr {
+/// What counts as one peer.
+pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = address.to_bits() & !u128::from(u64::MAX);

@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::diag::bind::{self, Explanation, Transport};
+
 /// Connections that the kernel completes and queues until they are accepted. `net.core.somaxconn`
 /// caps it (listen(2)); a short queue makes clients wait 1, 2, 4 s for the retries of their SYN.
 pub const BACKLOG: u16 = 4096;
@@ -32,33 +34,21 @@ pub struct Liveness {
 
 /// Why an address can't be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address}: {source}; {remedy}")]
+#[error("can't listen on {address}: {source}; {}", self.advice())]
 pub struct ListenError {
     /// The address and port.
     pub address: SocketAddr,
     /// What the kernel said.
     pub source: io::Error,
-    remedy: &'static str,
+    explanation: Option<Box<Explanation>>,
 }
 
 impl ListenError {
-    fn new(address: SocketAddr, source: io::Error) -> Self {
-        let remedy = match source.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another process has this port (see `ss -tlnp`): stop it, or configure another port"
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                "this host has no such address (see `ip address`): correct it in the configuration"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE: configure a higher one"
-            }
-            _ => "check the address in the configuration",
-        };
+    pub(crate) fn new(address: SocketAddr, source: io::Error) -> Self {
         Self {
             address,
             source,
-            remedy,
+            explanation: None,
         }
     }
 
@@ -67,27 +57,110 @@ impl ListenError {
     pub fn is_in_use(&self) -> bool {
         self.source.kind() == io::ErrorKind::AddrInUse
     }
+
+    /// Looks up who or what is in the way ([`bind::explain`]), and has the message tell it. To be
+    /// called once, when nothing more will be tried: it lists sockets and looks through processes.
+    #[must_use]
+    pub fn explained(self) -> Self {
+        let explanation = bind::explain(Transport::Tcp, self.address, &self.source);
+        Self {
+            explanation: Some(Box::new(explanation)),
+            ..self
+        }
+    }
+
+    /// Writes it to the log, with what [`Self::explained`] has found as fields.
+    pub fn log(&self) {
+        if let Some(explanation) = &self.explanation {
+            explanation.log(&self.source);
+        }
+    }
+
+    /// What [`Self::explained`] has found.
+    pub fn explanation(&self) -> Option<&Explanation> {
+        self.explanation.as_deref()
+    }
+
+    fn advice(&self) -> String {
+        match (&self.explanation, self.source.kind()) {
+            (Some(explanation), _) => explanation.to_string(),
+            (None, io::ErrorKind::AddrInUse) => "the port is taken".to_owned(),
+            (None, io::ErrorKind::AddrNotAvailable) => "this host has no such address".to_owned(),
+            (None, io::ErrorKind::PermissionDenied) => {
+                "the port may need CAP_NET_BIND_SERVICE".to_owned()
+            }
+            (None, _) => "check the address".to_owned(),
+        }
+    }
+}
+
+/// How an address is listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Connections that wait to be accepted, see [`BACKLOG`].
+    pub backlog: u16,
+    /// An IPv6 address takes IPv6 only (IPV6_V6ONLY, ipv6(7)). Without it `[::]` takes IPv4 too, and
+    /// such peers have IPv4-mapped addresses. Always set here, either way, so that it never depends
+    /// on the sysctl net.ipv6.bindv6only whether the same port is free on IPv4.
+    pub ipv6_only: bool,
+    /// The address need not be one of this host's yet (IP_FREEBIND, ip(7); IPV6_FREEBIND). It takes no
+    /// privilege.
+    pub freebind: bool,
+}
+
+impl ListenOptions {
+    /// IPv6 apart from IPv4, and only addresses that the host has.
+    pub const fn new(backlog: u16) -> Self {
+        Self {
+            backlog,
+            ipv6_only: true,
+            freebind: false,
+        }
+    }
+
+    /// Sets what has to be set before a socket is bound to `address`.
+    pub(crate) fn apply(&self, socket: &Socket, address: SocketAddr) -> io::Result<()> {
+        match address {
+            SocketAddr::V4(_) if self.freebind => socket.set_freebind_v4(true)?,
+            SocketAddr::V4(_) => {}
+            SocketAddr::V6(_) => {
+                socket.set_only_v6(self.ipv6_only)?;
+                if self.freebind {
+                    socket.set_freebind_v6(true)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Listens on `address` with [`ListenOptions::new`].
+///
+/// # Errors
+/// [`ListenError`] with the remedy.
+pub fn listen(address: SocketAddr, backlog: u16) -> Result<TcpListener, ListenError> {
+    listen_with(address, &ListenOptions::new(backlog))
 }
 
 /// Listens on `address`, non-blocking.
 ///
 /// SO_REUSEADDR lets it bind while connections of an earlier listener, which must have set it too,
 /// are in TIME_WAIT or still held elsewhere (socket(7)). SO_REUSEPORT is never set: with it, closing
-/// one of two listeners resets the connections that are queued on it. An IPv6 address takes IPv6
-/// only, so that it never depends on a sysctl whether the same port is free on IPv4.
+/// one of two listeners resets the connections that are queued on it.
 ///
 /// # Errors
 /// [`ListenError`] with the remedy.
-pub fn listen(address: SocketAddr, backlog: u16) -> Result<TcpListener, ListenError> {
+pub fn listen_with(
+    address: SocketAddr,
+    options: &ListenOptions,
+) -> Result<TcpListener, ListenError> {
     let open = || -> io::Result<Socket> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
+        options.apply(&socket, address)?;
         socket.bind(&address.into())?;
-        socket.listen(i32::from(backlog))?;
+        socket.listen(i32::from(options.backlog))?;
         Ok(socket)
     };
     match open() {
@@ -291,10 +364,10 @@ mod tests {
         let listener = listen(loopback(), 16).unwrap();
         let address = listener.local_addr().unwrap();
         let error = listen(address, 16).unwrap_err();
-        assert!(error.is_in_use());
-        let text = error.to_string();
+        assert!(error.is_in_use() && error.explanation().is_none());
+        let text = error.explained().to_string();
         assert!(
-            text.contains(&address.to_string()) && text.contains("another port"),
+            text.contains(&format!("pid {}", std::process::id())) && text.contains("twice"),
             "{text}"
         );
     }

@@ -51,6 +51,8 @@ pub enum Mode {
     Pooled,
     /// Connect, send, ack, close.
     PerMessage,
+    /// None: a datagram, and one as the answer.
+    Datagram,
 }
 
 /// A row of `GET /v1/slaves` and of `rollcall ls --json`.

@@ -21,6 +21,7 @@ extern crate std;
 
 pub mod api;
 pub mod backoff;
+pub mod datagram;
 pub mod frame;
 pub mod ledger;
 pub mod limits;

@@ -47,3 +47,10 @@ pub const WINDOW: u32 = 64;
 pub const WINDOW_MAX: u32 = 4096;
 /// Most frames that one per-message connection carries.
 pub const PER_MESSAGE_FRAMES_MAX: u32 = 16;
+
+/// Largest datagram either way: what UDP over IPv4 can carry (65,535 bytes less both headers).
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+/// A datagram of this size is taken to fit every path (as in QUIC, RFC 9000, section 14).
+pub const DATAGRAM_BYTES_SAFE: usize = 1200;
+/// Streams of one slave of which the newest question is remembered.
+pub const QUESTIONS_REMEMBERED: usize = 4;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::Args;
 use crate::collect::{self, CollectError, Collected, Collector};
 use crate::config::Config;
-use crate::link::{Link, LinkConfig};
+use crate::link::{Link, LinkConfig, PortUse, describe_budget};
 use crate::spool::{self, Ended, NewIdentity, Spool, SpoolEnd, SpoolError};
 
 /// How long the tasks may take to end beyond the drain time: check plugins are given some seconds.
@@ -30,7 +30,12 @@ const END_WAIT: Duration = Duration::from_secs(10);
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let config = Config::load(args.config.as_deref()).map_err(ExitError::from)?;
     if args.check {
-        let text = rollcall_os::config::to_toml(&config.raw)?;
+        let mut text = rollcall_os::config::to_toml(&config.raw)?;
+        if let Some(budget) = budget(&config.link) {
+            for line in budget.lines() {
+                text.push_str(&format!("\n# Per-message mode: {line}\n"));
+            }
+        }
         std::io::stdout().write_all(text.as_bytes())?;
         return Ok(());
     }
@@ -41,6 +46,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let log = log::init(args.log_format.or(config.log_format), level)?;
     log::log_panics();
     rollcall_os::runtime::run(serve(args, config, &log))
+}
+
+/// The ports that per-message mode has, for people.
+fn budget(link: &LinkConfig) -> Option<String> {
+    (link.mode == wire::Mode::PerMessage).then(|| describe_budget(&link.outgoing))
 }
 
 /// Makes a copied state folder one of its own, and says what was done.
@@ -79,6 +89,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         stream = %format_args!("{:016x}", standing.stream),
         backlog = standing.backlog,
         masters = config.link.masters.join(", "),
+        ports = budget(&config.link),
         version = env!("CARGO_PKG_VERSION"),
         "the spool is open and the first report is being taken"
     );
@@ -86,12 +97,20 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
     let (link_config, link_updates) = watch::channel(Arc::new(config.link.clone()));
     let (collect_config, collect_updates) = watch::channel(config.collect.clone());
     let (offset_sender, offset) = watch::channel(None);
-    let link = Link::new(spool.clone(), link_updates, offset_sender, stop.clone());
+    let (port_use_sender, port_use) = watch::channel(None);
+    let link = Link::new(
+        spool.clone(),
+        link_updates,
+        offset_sender,
+        port_use_sender,
+        stop.clone(),
+    );
     let mut tasks = JoinSet::new();
     tasks.spawn_local(async move { link.run().await.map_err(Failure::Link) });
     let reports = Reports {
         spool: spool.clone(),
         clock_offset_ms: offset,
+        port_use,
         updates: collect_updates,
         stop: stop.clone(),
     };
@@ -144,6 +163,7 @@ impl Failure {
 struct Reports {
     spool: Spool,
     clock_offset_ms: watch::Receiver<Option<i64>>,
+    port_use: watch::Receiver<Option<PortUse>>,
     updates: watch::Receiver<collect::Config>,
     stop: CancellationToken,
 }
@@ -151,7 +171,7 @@ struct Reports {
 impl Reports {
     async fn run(mut self) -> Result<(), Failure> {
         let first = self.updates.borrow_and_update().clone();
-        let mut collector = Collector::start(first);
+        let mut collector = Collector::start(first, self.port_use.clone());
         loop {
             tokio::select! {
                 biased;

@@ -28,6 +28,7 @@ use crate::check::finding::worst;
 use crate::check::schedule::{Job, Scheduler};
 use crate::config::check::Checks;
 use crate::config::probe::Probes as ProbesConfig;
+use crate::link::PortUse;
 use crate::probe::{self, Probes, SAMPLE_INTERVAL_MIN};
 use crate::random;
 
@@ -91,14 +92,16 @@ pub(crate) struct Collector {
     beats: mpsc::Receiver<Vec<Check>>,
     scheduler: Scheduler,
     results: mpsc::Receiver<Check>,
+    port_use: watch::Receiver<Option<PortUse>>,
     newest: Newest,
     beaten: Moment,
 }
 
 impl Collector {
     /// Starts to collect. The first status is due after [`SAMPLE_INTERVAL_MIN`], the second after a
-    /// random part of the interval, the next ones after the interval each.
-    pub(crate) fn start(config: Config) -> Self {
+    /// random part of the interval, the next ones after the interval each. `port_use` is what the
+    /// link has found of its ports.
+    pub(crate) fn start(config: Config, port_use: watch::Receiver<Option<PortUse>>) -> Self {
         let (beat, beats) = mpsc::channel(1);
         let (result, results) = mpsc::channel(RESULTS_MAX);
         let jobs = config.jobs();
@@ -113,6 +116,7 @@ impl Collector {
             beats,
             scheduler,
             results,
+            port_use,
             newest,
             beaten: clock::boot(),
         }
@@ -158,13 +162,21 @@ impl Collector {
         self.scheduler.stop().await;
     }
 
+    /// The link's check, while it has one.
+    fn connection(&self) -> Option<Check> {
+        let thresholds = self.config.borrow().probes.connection?;
+        let found = (*self.port_use.borrow())?;
+        Some(probe::connection::check(&thresholds, &found))
+    }
+
     fn compose(&mut self, host: Vec<Check>) -> Collected {
         let now = clock::boot();
         let interval = self.config.borrow().interval;
         self.newest
             .advance(now.saturating_since(self.beaten).min(interval * 2));
         self.beaten = now;
-        let status = fit::fit(host.into_iter().chain(self.newest.checks()).collect());
+        let checks = host.into_iter().chain(self.connection());
+        let status = fit::fit(checks.chain(self.newest.checks()).collect());
         self.newest.log_changes(&status);
         Collected {
             time_ms: clock::wall_ms(),

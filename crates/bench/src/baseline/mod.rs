@@ -4,11 +4,12 @@
 //! nothing else: no roll, no deadlines, no limits. They are no masters.
 
 mod bare;
+mod connect_loop;
 mod echo;
 mod group_commit;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -24,6 +25,9 @@ pub(crate) enum Kind {
     /// epoll, one thread, and a log that another thread appends to and syncs in groups; acks are
     /// sent after the sync.
     GroupCommit,
+    /// epoll, one thread: eight bytes for whatever comes first on a connection, then its end. It
+    /// knows no protocol.
+    ConnectLoop,
 }
 
 /// The child process, as its parent sees it. It ends when this is dropped, or when the parent dies.
@@ -87,19 +91,20 @@ impl Drop for Server {
     }
 }
 
-/// The child's side: listens on a free loopback port, prints the address, and serves until its
-/// standard input ends.
+/// The child's side: listens on `address`, prints it with its port, and serves until its standard
+/// input ends.
 ///
 /// # Errors
 /// If it can't listen, or its log can't be written.
-pub(crate) fn serve(kind: Kind, log_directory: &Path) -> anyhow::Result<()> {
-    let listener = listen((Ipv4Addr::LOCALHOST, 0).into(), BACKLOG)?;
+pub(crate) fn serve(kind: Kind, log_directory: &Path, address: SocketAddr) -> anyhow::Result<()> {
+    let listener = listen(address, BACKLOG)?;
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", listener.local_addr()?)?;
     stdout.flush()?;
     match kind {
         Kind::Echo => echo::serve(listener),
         Kind::GroupCommit => group_commit::serve(listener, log_directory),
+        Kind::ConnectLoop => connect_loop::serve(listener),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -10,7 +11,7 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::frame::FrameError;
 use rollcall_protocol::wire::ToSlave;
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::inbox::Inbox;
 
@@ -81,6 +82,17 @@ impl Connection {
             None => registry.register(&mut self.stream, token, wanted),
             Some(_) => registry.reregister(&mut self.stream, token, wanted),
         }
+    }
+
+    /// Whether the connection has come about, as far as is known.
+    pub(crate) fn is_established(&self) -> bool {
+        self.established
+    }
+
+    /// Has the close be a reset (SO_LINGER 0, socket(7)): no TIME_WAIT is left on either side, and
+    /// what the peer has not read yet is lost.
+    pub(crate) fn abort(self) -> io::Result<()> {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
     }
 
     /// Whether bytes wait for the socket to take them.

@@ -12,7 +12,7 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::frame::{self, FrameError};
 use rollcall_protocol::wire::{Mode, ToMaster};
 
-use super::Load;
+use super::{Close, Load};
 use super::connection::{Connection, Input};
 use super::pace::Pace;
 use super::slave::Fault;
@@ -212,6 +212,7 @@ impl Load<'_> {
         let hello = slave.open(&self.plan.fleet, u32::from(per_message));
         let sources = &self.plan.sources;
         let source = (!sources.is_empty()).then(|| sources[index % sources.len()]);
+        self.tally.connects += 1;
         let connection = Connection::open(self.plan.master, source, now)?;
         self.connections[index] = Some(connection);
         self.opening += 1;
@@ -338,6 +339,13 @@ impl Load<'_> {
                 self.opening -= 1;
             }
             result?;
+            if self.plan.close != Close::MasterFirst
+                && slave.mode() == Mode::PerMessage
+                && slave.done()
+            {
+                self.close(index, now);
+                break;
+            }
             if count < self.input.len() && !to_the_end {
                 break;
             }
@@ -345,9 +353,14 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// The connection has done its work, and the master has closed it first.
+    /// The connection has done its work. As a rule the master has closed it first.
     fn close(&mut self, index: usize, now: Moment) {
-        self.connections[index] = None;
+        if let Some(connection) = self.connections[index].take()
+            && self.plan.close == Close::Abort
+        {
+            // Whatever happens to it, everything has been acked.
+            let _ = connection.abort();
+        }
         let slave = &mut self.slaves[index];
         if !slave.welcomed() {
             self.opening -= 1;
@@ -375,6 +388,10 @@ impl Load<'_> {
                 true
             }
             Loss::Os(error) => {
+                let connection = self.connections[index].as_ref();
+                if connection.is_none_or(|connection| !connection.is_established()) {
+                    self.tally.count_failed_connect(error);
+                }
                 self.tally.count_os_error(error);
                 true
             }

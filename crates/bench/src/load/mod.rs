@@ -19,13 +19,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use mio::{Events, Poll};
 use rollcall_os::clock;
 use rollcall_protocol::Moment;
 use rollcall_protocol::limits::FRAME_BYTES_MAX;
 use rollcall_protocol::wire::Mode;
 
-use connection::Connection;
+pub(crate) use connection::{Connection, Input};
 use drive::SWEEP;
 pub(crate) use pace::Bound;
 use pace::Pace;
@@ -46,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Vec<IpAddr>,
     /// The mode of each slave.
     pub(crate) modes: Vec<Mode>,
+    /// Who closes a per-message connection first.
+    pub(crate) close: Close,
     /// Which of them begin with a backlog.
     pub(crate) replay: Option<Replay>,
     /// What the slaves have in common.
@@ -64,6 +67,18 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     /// How long the run goes on without any ack, or without a first Welcome.
     pub(crate) patience: Duration,
+}
+
+/// How a per-message connection ends once its report is acked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Close {
+    /// The slave waits until the master has closed: TIME_WAIT is the master's. As the real slave does.
+    #[default]
+    MasterFirst,
+    /// The slave closes at once and keeps TIME_WAIT: what runs out of ports.
+    SlaveFirst,
+    /// The slave resets the connection at once: nobody keeps TIME_WAIT.
+    Abort,
 }
 
 /// The slaves that replay a backlog. They make no reports; the others do.

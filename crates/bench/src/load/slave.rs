@@ -308,8 +308,8 @@ impl Slave {
             Some(to_slave::Kind::Goodbye(goodbye)) => self.handle_goodbye(&goodbye, now, tally),
             Some(to_slave::Kind::Resync(resync)) => self.handle_resync(resync),
             Some(to_slave::Kind::Error(error)) => Err(self.handle_error(&error, tally)),
-            // A kind of a newer minor version.
-            None => Ok(()),
+            // A kind of a newer minor version, or one for datagrams.
+            Some(to_slave::Kind::Answer(_)) | None => Ok(()),
         }
     }
 

@@ -102,6 +102,10 @@ pub(crate) struct Tally {
     pub(crate) resent: u64,
     /// Acks that told nothing new.
     pub(crate) repeated_acks: u64,
+    /// Connections that were begun, those that did not come about included.
+    pub(crate) connects: u64,
+    /// Those that did not come about, by errno.
+    pub(crate) connects_failed: BTreeMap<i32, u64>,
     /// Connections opened after the first one of a pooled slave.
     pub(crate) reconnects: u64,
     /// Errors by kind.
@@ -128,6 +132,8 @@ impl Tally {
             backlog_acked: 0,
             resent: 0,
             repeated_acks: 0,
+            connects: 0,
+            connects_failed: BTreeMap::new(),
             reconnects: 0,
             errors: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -186,6 +192,12 @@ impl Tally {
         if kind == ErrorKind::Other {
             self.first_text.get_or_insert_with(|| error.to_string());
         }
+    }
+
+    /// A connection did not come about.
+    pub(crate) fn count_failed_connect(&mut self, error: &io::Error) {
+        let errno = error.raw_os_error().unwrap_or_default();
+        *self.connects_failed.entry(errno).or_default() += 1;
     }
 
     /// The master sent an Error frame.

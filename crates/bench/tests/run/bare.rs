@@ -44,7 +44,7 @@ fn the_bare_servers_go_through_the_same_loop() {
 
 #[test]
 fn a_bare_server_ends_with_its_parent() {
-    for kind in ["echo", "group-commit"] {
+    for kind in ["echo", "group-commit", "connect-loop"] {
         let mut child = Command::new(PROGRAM)
             .args(["baseline-server", kind, "--log-directory"])
             .arg(std::env::temp_dir())

@@ -1,6 +1,7 @@
 //! The real binary against a master that can misbehave, and against its own bare servers.
 
 mod bare;
+mod ports;
 mod support;
 
 use std::sync::mpsc;

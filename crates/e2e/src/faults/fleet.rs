@@ -269,7 +269,7 @@ impl Member {
             pending: vec![pending],
             frames: match self.mode {
                 Mode::Pooled => 0,
-                Mode::PerMessage => u32::try_from(frames).unwrap_or(u32::MAX),
+                Mode::PerMessage | Mode::Datagram => u32::try_from(frames).unwrap_or(u32::MAX),
             },
             ..Hello::default()
         }

@@ -20,9 +20,10 @@ use rollcall_protocol::wire::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::listener::Admission;
 use crate::reactor::{Reactor, SHARE_FRAMES};
 use crate::roll::{Greeting, SessionId, Slot, Stamp, Taken};
-use transport::Transport;
+pub(crate) use transport::Transport;
 
 /// A frame that is larger than this and still incomplete gets a larger buffer in the kernel.
 const PARTIAL_FRAME_BYTES: usize = 16 * 1024;
@@ -70,6 +71,8 @@ pub(crate) struct Connection {
     share: u32,
     /// The last look has left backlog in the kernel, for want of a share.
     held_back: bool,
+    /// Who counts it within the limits.
+    admission: Option<Rc<Admission>>,
 }
 
 impl Connection {
@@ -85,7 +88,14 @@ impl Connection {
             slot: None,
             share: 0,
             held_back: false,
+            admission: None,
         }
+    }
+
+    /// It was let in by `admission`, which is told of its end.
+    pub(crate) fn let_in_by(mut self, admission: Rc<Admission>) -> Self {
+        self.admission = Some(admission);
+        self
     }
 
     /// Serves it to its end. `stop` ends it at the next moment at which nothing is half done.
@@ -363,6 +373,11 @@ impl Connection {
                 let welcome = self.reactor.welcome(marks, hello.backlog);
                 read.answers.push(message(Kind::Welcome(welcome)));
             }
+            Greeting::Copy { marks } => {
+                let welcome = self.reactor.welcome(marks, hello.backlog);
+                read.answers.push(message(Kind::Welcome(welcome)));
+                read.end = Some(End::Complete);
+            }
             Greeting::Resync { applied } => {
                 let resync = Resync {
                     stream: hello.stream,
@@ -449,6 +464,9 @@ impl Connection {
 impl Drop for Connection {
     /// Also when its task panics: its place on the roll is given up, and the panic is counted.
     fn drop(&mut self) {
+        if let Some(admission) = &self.admission {
+            admission.leave(self.peer.ip());
+        }
         let stats = self.reactor.stats();
         stats.connections.subtract(1);
         if std::thread::panicking() {

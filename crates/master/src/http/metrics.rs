@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 pub(super) use prometheus_client::registry::Registry;
 use rollcall_os::clock;
@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::Service;
 use super::problem::Problem;
+use crate::listener::Reason;
 use crate::stats::{COMMIT_BOUNDS_US, Counter, Stats};
 use crate::view::{RollSnapshot, SlaveView};
 
@@ -82,6 +83,10 @@ impl Collector for Figures {
         self.process(&mut page)?;
         self.roll(&mut page)?;
         self.traffic(&mut page)?;
+        self.listeners(&mut page)?;
+        for (name, help, counter) in self.stats.datagrams.all() {
+            page.counter(name, help, counter.get())?;
+        }
         self.store(&mut page)
     }
 }
@@ -181,6 +186,47 @@ impl Figures {
         Ok(())
     }
 
+    fn listeners(&self, page: &mut Page<'_>) -> fmt::Result {
+        let all = self.stats.listeners.all();
+        let all: Vec<_> = all
+            .iter()
+            .map(|(address, figures)| (address.to_string(), figures))
+            .collect();
+        let mut up = page.family(
+            "rollcall_listener_up",
+            "1 while slaves can connect there",
+            MetricType::Gauge,
+        )?;
+        for (listener, figures) in &all {
+            up.encode_family(&[("listener", listener.as_str())])?
+                .encode_gauge(&figures.is_up.get())?;
+        }
+        let mut accepted = page.family(
+            "rollcall_listener_accepted",
+            "Connections accepted, those that were refused then included",
+            MetricType::Counter,
+        )?;
+        for (listener, figures) in &all {
+            accepted
+                .encode_family(&[("listener", listener.as_str())])?
+                .encode_counter::<NoLabelSet, _, f64>(&figures.accepted.get(), None)?;
+        }
+        let mut refused = page.family(
+            "rollcall_listener_refused",
+            "Connections refused at accept, by the reason",
+            MetricType::Counter,
+        )?;
+        for (listener, figures) in &all {
+            for reason in Reason::ALL {
+                let labels = [("listener", listener.as_str()), ("reason", reason.name())];
+                refused
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, _, f64>(&figures.refused(reason).get(), None)?;
+            }
+        }
+        Ok(())
+    }
+
     fn store(&self, page: &mut Page<'_>) -> fmt::Result {
         let stats = &self.stats;
         page.counter(
@@ -229,6 +275,16 @@ impl Figures {
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
+    /// A metric with labels.
+    fn family<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.0.encode_descriptor(name, help, None, kind)
+    }
+
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.0
             .encode_descriptor(name, help, None, MetricType::Counter)?

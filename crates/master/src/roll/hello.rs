@@ -24,6 +24,11 @@ pub(crate) enum Greeting {
         /// The high-water mark of each stream that the Hello announced.
         marks: Vec<Mark>,
     },
+    /// A copy of a question that was taken in before: nothing of it is, but it is answered again.
+    Copy {
+        /// The present high-water marks of the streams that the Hello announced.
+        marks: Vec<Mark>,
+    },
     /// More has been applied of the slave's stream than it knows: it must start a new one.
     Resync {
         /// The highest sequence applied.
@@ -47,6 +52,11 @@ impl Roll {
         let id = SlaveId::try_from(hello.slave_id.as_slice())
             .map_err(|_| Refusal::for_good(ErrorCode::Invalid, "Hello.slave_id is malformed"))?;
         let known = self.ids.get(&id).copied();
+        if let Some(slot) = known
+            && let Some(copy) = self.copy(slot, hello)
+        {
+            return Ok(copy);
+        }
         let claim = known.map(|slot| self.claim(slot, hello, peer, stamp));
         let claim = claim.transpose()?;
         self.check_name(id, hello, peer, stamp)?;
@@ -66,6 +76,11 @@ impl Roll {
                 slot
             }
         };
+        if hello.question != 0 {
+            let seen = &mut self.slaves[slot].questions;
+            seen.get_or_insert_default()
+                .note(hello.stream, hello.question);
+        }
         let mark = |stream| Mark {
             stream,
             sequence: self.mark(slot, stream),
@@ -89,6 +104,11 @@ impl Roll {
         self.rename(slot, &hello.name, stamp);
         let slave = &mut self.slaves[slot];
         let durable = known.is_none() || changes_record(slave, hello);
+        if slave.takes_resync(hello) {
+            let text = "the slave ran on an older state of its disk, and has started a new stream";
+            let change = change(EventKind::Resync, text.to_owned(), stamp);
+            self.gathering.event(slave, stamp, change);
+        }
         if known.is_some() && slave.is_new_process(hello) {
             let text = format!("the slave's process started anew ({})", hello.agent_version);
             let change = change(EventKind::Restart, text, stamp);
@@ -165,6 +185,10 @@ impl Roll {
         let Opening::Backwards { applied } = slave.ledger.clone().open(hello) else {
             return None;
         };
+        if hello.question != 0 {
+            slave.offer_resync(hello);
+            return Some(applied);
+        }
         if !slave.note_resync(hello) {
             // It was told so before, and has not heard it.
             return Some(applied);
@@ -176,6 +200,27 @@ impl Roll {
         let change = change(EventKind::Resync, text, stamp);
         self.gathering.event(slave, stamp, change);
         Some(applied)
+    }
+
+    /// The answer to a question that was taken in before, or is older than one that was; `None` if it
+    /// is new.
+    fn copy(&self, slot: Slot, hello: &Hello) -> Option<Greeting> {
+        let slave = &self.slaves[slot];
+        let seen = slave.questions.as_ref()?;
+        if hello.question == 0 || !seen.is_copy(hello.stream, hello.question) {
+            return None;
+        }
+        let mark = |stream| slave.ledger.mark(stream);
+        if let Some(applied) = mark(hello.stream).filter(|mark| *mark >= hello.next_sequence) {
+            return Some(Greeting::Resync { applied });
+        }
+        let marks = hello.pending.iter().filter_map(|pending| {
+            let stream = pending.stream;
+            mark(stream).map(|sequence| Mark { stream, sequence })
+        });
+        Some(Greeting::Copy {
+            marks: marks.collect(),
+        })
     }
 
     fn enroll(&mut self, id: SlaveId, name: &str, stamp: Stamp) -> Slot {

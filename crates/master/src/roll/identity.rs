@@ -51,6 +51,8 @@ pub(super) struct Claims {
     rivals: Vec<u64>,
     /// The stream that was told to start anew last; 0 if none was.
     resynced: u64,
+    /// The stream that was told so in a datagram; 0 if none was, or it took it, or went on.
+    offered: u64,
     /// When a conflict was told last.
     told: Option<Moment>,
 }
@@ -99,6 +101,27 @@ impl Slave {
     pub(super) fn note_resync(&mut self, hello: &Hello) -> bool {
         let before = std::mem::replace(&mut self.claims_mut().resynced, hello.stream);
         before != hello.stream
+    }
+
+    /// The question of `hello` was told to start a new stream. Whether that is so shows when it does:
+    /// the question may have been a late copy, of which nobody waits for the answer.
+    pub(super) fn offer_resync(&mut self, hello: &Hello) {
+        self.claims_mut().offered = hello.stream;
+    }
+
+    /// Whether `hello` is the first of a process that has taken such an offer.
+    pub(super) fn takes_resync(&mut self, hello: &Hello) -> bool {
+        let Some(claims) = self.claims.as_mut().filter(|claims| claims.offered != 0) else {
+            return false;
+        };
+        let takes = hello.previous.first() == Some(&claims.offered);
+        if takes {
+            claims.resynced = claims.offered;
+        }
+        if takes || hello.stream == claims.offered {
+            claims.offered = 0;
+        }
+        takes
     }
 
     /// Whether `hello` is that of a process which is new: not of one that was known before, nor of

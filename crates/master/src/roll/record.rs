@@ -216,6 +216,7 @@ pub(crate) fn presence_word(presence: Presence) -> &'static str {
 pub(crate) fn mode(wire: i32) -> Mode {
     match wire::Mode::try_from(wire) {
         Ok(wire::Mode::PerMessage) => Mode::PerMessage,
+        Ok(wire::Mode::Datagram) => Mode::Datagram,
         Ok(wire::Mode::Pooled) | Err(_) => Mode::Pooled,
     }
 }
@@ -225,6 +226,7 @@ pub(crate) fn wire_mode(mode: Mode) -> i32 {
     match mode {
         Mode::Pooled => wire::Mode::Pooled,
         Mode::PerMessage => wire::Mode::PerMessage,
+        Mode::Datagram => wire::Mode::Datagram,
     }
     .into()
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rollcall_protocol::Moment;
+use rollcall_protocol::datagram::Seen;
 use rollcall_protocol::ledger::Ledger;
 use rollcall_protocol::wire::{self, Hello, Mark, Report, Status};
 
@@ -38,6 +39,8 @@ pub(super) struct Slave {
     pub(super) held_back: Option<SessionId>,
     /// What is known of other processes that claim its id.
     pub(super) claims: Option<Box<Claims>>,
+    /// The questions that it has asked in datagrams.
+    pub(super) questions: Option<Box<Seen>>,
     /// Whether it has changed since its record was written, and since it was last published.
     pub(super) record_is_old: bool,
     pub(super) view_is_old: bool,
@@ -56,6 +59,7 @@ impl Slave {
             session: None,
             held_back: None,
             claims: None,
+            questions: None,
             record_is_old: true,
             view_is_old: true,
         }

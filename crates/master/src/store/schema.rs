@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rollcall_os::filesystem;
 use rusqlite::{Connection, OpenFlags};
 
 use super::checksum::damage;
@@ -58,7 +59,8 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(fault("open"))?;
+    let vfs = filesystem::sqlite_vfs(path);
+    let connection = Connection::open_with_flags_and_vfs(path, flags, vfs).map_err(fault("open"))?;
     let mut database = Database {
         connection,
         path: path.to_owned(),
@@ -82,7 +84,8 @@ pub(super) fn assert_sqlite() -> Result<(), StoreError> {
 /// Opens the database for reading only. It must exist.
 pub(super) fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let vfs = filesystem::sqlite_vfs(path);
+    let connection = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)

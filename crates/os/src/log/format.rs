@@ -205,7 +205,7 @@ impl Visit for Line {
 }
 
 /// Characters that could end a line, drive a terminal or reorder what a reader sees.
-fn is_dangerous(character: char) -> bool {
+pub(crate) fn is_dangerous(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Registry, reload};
 
+pub(crate) use format::is_dangerous;
 use format::{Json, Pretty};
 
 /// Begins the targets of all our crates.

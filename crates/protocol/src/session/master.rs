@@ -57,7 +57,7 @@ enum Phase {
     Open {
         /// The streams that Hello announced.
         streams: Box<[u64]>,
-        /// Frames still to come in per-message mode.
+        /// Frames still to come in per-message and datagram mode.
         frames_left: Option<u32>,
     },
     Complete,
@@ -140,13 +140,13 @@ impl MasterSession {
 
     fn handle_hello(&mut self, hello: Hello) -> Result<Step, Refusal> {
         check_hello(&hello)?;
-        let per_message = hello.mode() == Mode::PerMessage;
-        self.phase = if per_message && hello.frames == 0 {
+        let counted = hello.mode() != Mode::Pooled;
+        self.phase = if counted && hello.frames == 0 {
             Phase::Complete
         } else {
             Phase::Open {
                 streams: hello.pending.iter().map(|pending| pending.stream).collect(),
-                frames_left: per_message.then_some(hello.frames),
+                frames_left: counted.then_some(hello.frames),
             }
         };
         Ok(Step::Opened(Box::new(hello)))

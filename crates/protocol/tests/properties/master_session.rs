@@ -44,7 +44,7 @@ impl Watcher {
         let announced = self
             .hello
             .as_ref()
-            .filter(|hello| hello.mode() == Mode::PerMessage);
+            .filter(|hello| hello.mode() != Mode::Pooled);
         self.goodbye || announced.is_some_and(|hello| self.counted == hello.frames)
     }
 
@@ -128,7 +128,7 @@ fn follow(messages: Vec<ToMaster>) -> Result<Watcher, TestCaseError> {
         let announced = watcher
             .hello
             .as_ref()
-            .is_some_and(|hello| hello.mode() == Mode::PerMessage);
+            .is_some_and(|hello| hello.mode() != Mode::Pooled);
         let waits = !session.is_complete() && (!session.is_open() || announced);
         prop_assert_eq!(session.deadline().is_some(), waits);
     }
@@ -170,7 +170,7 @@ fn each_field_of_hello_has_its_range() {
         ("name", |hello| hello.name.push('-')),
         ("interval", |hello| hello.interval_ms = 9),
         ("interval", |hello| hello.interval_ms = 86_400_001),
-        ("mode", |hello| hello.mode = 2),
+        ("mode", |hello| hello.mode = 3),
         ("frames", |hello| hello.frames = 17),
         ("agent version", |hello| {
             hello.agent_version = "x".repeat(65);

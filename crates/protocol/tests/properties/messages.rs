@@ -16,6 +16,11 @@ pub(crate) fn sequence() -> impl Strategy<Value = u64> {
     prop_oneof![9 => 1_u64..20, 1 => proptest::sample::select(edges.to_vec())]
 }
 
+/// Few numbers of questions, and the edges.
+fn question() -> impl Strategy<Value = u64> {
+    prop_oneof![9 => 0_u64..20, 1 => any::<u64>()]
+}
+
 fn number() -> impl Strategy<Value = u32> {
     prop_oneof![4 => 0_u32..20, 1 => any::<u32>()]
 }
@@ -40,12 +45,13 @@ fn hello() -> impl Strategy<Value = Hello> {
         text(),
         stream(),
     );
-    let rest = (sequence(), number(), 0_i32..3, text(), any::<u64>());
+    let rest = (sequence(), number(), 0_i32..4, text(), any::<u64>());
     let lists = (
         vec(pending(), 0..5),
         number(),
         btree_map(text(), text(), 0..4),
         vec(stream(), 0..9),
+        question(),
     );
     (identity, rest, lists).prop_map(|(identity, rest, lists)| Hello {
         version_min: identity.0,
@@ -62,6 +68,7 @@ fn hello() -> impl Strategy<Value = Hello> {
         frames: lists.1,
         labels: lists.2,
         previous: lists.3,
+        question: lists.4,
     })
 }
 
@@ -72,7 +79,7 @@ pub(crate) fn valid_hello() -> impl Strategy<Value = Hello> {
         "[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?",
         vec(pending, 1..4),
         10_u32..86_400_001,
-        0_i32..2,
+        0_i32..3,
         0_u32..17,
     )
         .prop_map(|(name, pending, interval_ms, mode, frames)| Hello {
@@ -201,6 +208,7 @@ pub(crate) fn to_slave() -> impl Strategy<Value = ToSlave> {
         1 => resync.prop_map(|resync| Some(Kind::Resync(resync))),
         1 => goodbye.prop_map(|goodbye| Some(Kind::Goodbye(goodbye))),
         1 => error.prop_map(|error| Some(Kind::Error(error))),
+        1 => question().prop_map(|question| Some(Kind::Answer(Answer { question }))),
         1 => Just(None),
     ]
     .prop_map(|kind| ToSlave { kind })

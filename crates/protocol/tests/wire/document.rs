@@ -171,6 +171,9 @@ fn all_limits() -> Vec<(&'static str, String)> {
         limit!(WINDOW),
         limit!(WINDOW_MAX),
         limit!(PER_MESSAGE_FRAMES_MAX),
+        limit!(DATAGRAM_BYTES_MAX),
+        limit!(DATAGRAM_BYTES_SAFE),
+        limit!(QUESTIONS_REMEMBERED),
     ]
 }
 

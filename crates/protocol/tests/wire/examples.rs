@@ -67,6 +67,8 @@ const MASTER_ID: [u8; 16] = *b"\xf0\xe1\xd2\xc3\xb4\xa5\x96\x87\x78\x69\x5a\x4b\
 const STREAM: u64 = 0x1122_3344_5566_7788;
 const OLD_STREAM: u64 = 0x99aa_bbcc_ddee_ff00;
 const SEQUENCE_MAX: u64 = i64::MAX.unsigned_abs();
+/// The number of a datagram's question.
+const QUESTION: u64 = 0x1a2b_3c4d_5e6f_7081;
 /// 2026-11-22T04:00:00Z.
 const TIME_MS: i64 = 1_795_320_000_000;
 
@@ -135,6 +137,11 @@ fn hellos() -> Vec<Example> {
         frames: 1,
         ..pooled.clone()
     };
+    let datagram = Hello {
+        mode: Mode::Datagram.into(),
+        question: QUESTION,
+        ..per_message.clone()
+    };
     let full = Hello {
         version_max: 3,
         mode: Mode::PerMessage.into(),
@@ -163,6 +170,7 @@ fn hellos() -> Vec<Example> {
         example("hello-pooled", [hello(pooled)]),
         example("hello-per-message", [hello(per_message)]),
         example("hello-successor", [hello(successor)]),
+        example("hello-datagram", [hello(datagram)]),
         example("hello-extremes", [hello(extremes)]),
         example("hello-default", [hello(Hello::default())]),
     ]
@@ -365,6 +373,8 @@ fn answers() -> Vec<Example> {
                 ack(STREAM, 7, TIME_MS + 40, TIME_MS + 42),
             ],
         ),
+        example("answer", [answer(QUESTION)]),
+        example("answer-extremes", [answer(u64::MAX), answer(0)]),
         example(
             "welcome-default",
             [to_slave(to_slave::Kind::Welcome(Welcome::default()))],
@@ -378,6 +388,10 @@ fn answers() -> Vec<Example> {
             ],
         ),
     ]
+}
+
+fn answer(question: u64) -> Either {
+    to_slave(to_slave::Kind::Answer(Answer { question }))
 }
 
 fn ends() -> Vec<Example> {
@@ -422,6 +436,10 @@ fn ends() -> Vec<Example> {
                 error(ErrorCode::Timeout, "no Hello in time", None),
                 error(ErrorCode::Busy, "too many connections", Some(1)),
             ],
+        ),
+        example(
+            "error-source-port",
+            [error(ErrorCode::SourcePort, "source port 40000", None)],
         ),
     ]
 }

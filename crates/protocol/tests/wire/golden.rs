@@ -95,6 +95,7 @@ fn full_example(message: &Either) -> &'static str {
             to_slave::Kind::Resync(_) => "resync",
             to_slave::Kind::Goodbye(_) => "master-goodbye",
             to_slave::Kind::Error(_) => "error",
+            to_slave::Kind::Answer(_) => "answer",
         },
         _ => panic!("an example without a kind"),
     }

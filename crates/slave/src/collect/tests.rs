@@ -4,6 +4,7 @@ use rollcall_protocol::limits;
 
 use super::*;
 use crate::check::child::tests::{Script, dies};
+use crate::check::finding::Thresholds;
 use crate::check::schedule::Reading;
 use crate::config::probe::tests::load;
 
@@ -28,6 +29,10 @@ fn config(scripts: &[(&str, &Script)]) -> Config {
             jobs,
         },
     }
+}
+
+fn start(config: Config) -> Collector {
+    Collector::start(config, watch::channel(None).1)
 }
 
 async fn next(collector: &mut Collector) -> Collected {
@@ -55,7 +60,7 @@ async fn a_plugin_turns_the_health_critical_and_back() {
     let script = Script::new("echo \"code $(cat $DIR/code)\"; exit $(cat $DIR/code)");
     let code = script.folder.path().join("code");
     fs::write(&code, "2").unwrap();
-    let mut collector = Collector::start(config(&[("own", &script)]));
+    let mut collector = start(config(&[("own", &script)]));
     let critical = until_health(&mut collector, Health::Critical).await;
     assert_eq!(critical.status.checks[0].text, "code 2");
     // In place at once: the script must never read an empty file.
@@ -69,7 +74,7 @@ async fn a_plugin_turns_the_health_critical_and_back() {
 #[tokio::test]
 async fn a_check_that_has_not_run_is_not_in_the_status() {
     let script = Script::new("while [ ! -e $DIR/go ]; do sleep 0.01; done; echo fine");
-    let mut collector = Collector::start(config(&[("own", &script)]));
+    let mut collector = start(config(&[("own", &script)]));
     let first = next(&mut collector).await;
     assert_eq!((first.health, first.status.checks.len()), (Health::Ok, 0));
     fs::write(script.folder.path().join("go"), "").unwrap();
@@ -82,7 +87,7 @@ async fn a_check_that_has_not_run_is_not_in_the_status() {
 async fn this_host_is_on_the_first_status_within_two_seconds() {
     let (probes, checks) = load("").unwrap();
     let begun = clock::boot();
-    let mut collector = Collector::start(Config {
+    let mut collector = start(Config {
         interval: Duration::from_secs(10),
         probes,
         checks,
@@ -113,7 +118,7 @@ async fn this_host_is_on_the_first_status_within_two_seconds() {
 
 #[tokio::test]
 async fn statuses_that_nobody_took_are_skipped() {
-    let mut collector = Collector::start(config(&[]));
+    let mut collector = start(config(&[]));
     next(&mut collector).await;
     tokio::time::sleep(BEAT * 20).await;
     let begun = clock::boot();
@@ -134,7 +139,7 @@ async fn slaves_that_start_together_report_at_different_moments() {
     };
     let mut fleet = JoinSet::new();
     for _ in 0..8 {
-        let mut collector = Collector::start(config.clone());
+        let mut collector = start(config.clone());
         fleet.spawn(async move {
             let mut moments = Vec::new();
             for _ in 0..3 {
@@ -155,7 +160,7 @@ async fn slaves_that_start_together_report_at_different_moments() {
 #[tokio::test]
 async fn a_new_configuration_takes_the_place_of_the_old() {
     let (bad, good) = (Script::new("exit 2"), Script::new("exit 0"));
-    let mut collector = Collector::start(config(&[("bad", &bad), ("good", &good)]));
+    let mut collector = start(config(&[("bad", &bad), ("good", &good)]));
     until_health(&mut collector, Health::Critical).await;
     collector.reconfigure(config(&[("good", &good)]));
     let status = until_health(&mut collector, Health::Ok).await.status;
@@ -166,8 +171,31 @@ async fn a_new_configuration_takes_the_place_of_the_old() {
 #[tokio::test]
 async fn stop_ends_what_runs() {
     let script = Script::new("echo $$ > $DIR/pid; exec sleep 1000");
-    let collector = Collector::start(config(&[("own", &script)]));
+    let collector = start(config(&[("own", &script)]));
     let pid = script.pid("pid").await;
     tokio::time::timeout(LONG, collector.stop()).await.unwrap();
     dies(pid).await;
+}
+
+#[tokio::test]
+async fn what_the_link_tells_of_its_ports_is_a_check() {
+    let (told, port_use) = watch::channel(None);
+    let mut config = config(&[]);
+    config.probes.connection = Some(Thresholds {
+        warning: Some(80.0),
+        critical: None,
+    });
+    let mut collector = Collector::start(config, port_use);
+    assert_eq!(next(&mut collector).await.status.checks, []);
+    told.send_replace(Some(PortUse {
+        destination: "127.0.0.1:7412".parse().unwrap(),
+        budget: Some(10),
+        used: 9,
+        time_wait: 9,
+        exhaustions: 0,
+        is_exhausted: false,
+    }));
+    let collected = next(&mut collector).await;
+    assert_eq!(collected.status.checks[0].name, "connection");
+    assert_eq!(collected.health, Health::Warning);
 }

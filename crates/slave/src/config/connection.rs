@@ -6,19 +6,24 @@ use std::time;
 
 use garde::Validate;
 use rollcall_os::config::within;
+use rollcall_os::outgoing::ScopedAddress;
 use rollcall_os::socket::Liveness;
 use rollcall_os::units::Duration;
 use rollcall_protocol::backoff::BackoffLimits;
+use rollcall_protocol::datagram::ResendLimits;
 use rollcall_protocol::session::slave::SlaveTimeouts;
 use rollcall_protocol::wire;
 use serde::{Deserialize, Serialize};
 
 use super::DAY;
+use super::limit::{DurationLimit, off_or_within};
 use super::probe::Fault;
-use crate::link::LinkConfig;
+use super::source;
+use crate::link::{self, LinkConfig, scoped};
 
 const HALF_DAY: Duration = Duration::from_secs(43_200);
 const HOUR: Duration = Duration::from_secs(3600);
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
 /// How the masters are authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -34,6 +39,23 @@ pub(super) enum TlsMode {
 enum Mode {
     Pooled,
     PerMessage,
+    Datagram,
+}
+
+/// `[connection] close`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Close {
+    MasterFirst,
+    Abort,
+}
+
+/// `[connection] on_exhaustion`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum OnExhaustion {
+    Pool,
+    Wait,
 }
 
 /// `[connection]` as it stands in the file.
@@ -44,6 +66,22 @@ pub(super) struct RawConnection {
     masters: Vec<String>,
     #[garde(skip)]
     mode: Mode,
+    #[garde(skip)]
+    close: Close,
+    #[garde(skip)]
+    on_exhaustion: OnExhaustion,
+    #[garde(skip)]
+    source_addresses: Vec<String>,
+    #[garde(skip)]
+    source_ports: String,
+    #[garde(skip)]
+    privileged_source_port: bool,
+    #[garde(skip)]
+    interface: String,
+    #[garde(custom(off_or_within(Duration::from_secs(1), DAY)))]
+    idle_timeout: DurationLimit,
+    #[garde(custom(off_or_within(Duration::from_secs(1), MONTH)))]
+    lifetime_max: DurationLimit,
     #[garde(custom(within(Duration::from_secs(1), DAY)))]
     return_after: Duration,
     #[garde(custom(within(Duration::from_millis(100), Duration::from_secs(300))))]
@@ -52,6 +90,10 @@ pub(super) struct RawConnection {
     welcome_timeout: Duration,
     #[garde(custom(within(Duration::from_secs(1), HOUR)))]
     ack_timeout: Duration,
+    #[garde(custom(within(Duration::from_millis(10), Duration::from_secs(60))))]
+    resend_first: Duration,
+    #[garde(custom(within(Duration::from_millis(10), Duration::from_secs(60))))]
+    resend_longest: Duration,
     #[garde(custom(within(Duration::from_millis(1), HOUR)))]
     retry_first: Duration,
     #[garde(custom(within(Duration::from_secs(1), DAY)))]
@@ -67,9 +109,20 @@ pub(super) struct RawConnection {
 }
 
 impl RawConnection {
+    fn source(&self) -> source::Raw<'_> {
+        source::Raw {
+            addresses: &self.source_addresses,
+            ports: &self.source_ports,
+            privileged: self.privileged_source_port,
+            interface: &self.interface,
+        }
+    }
+
     /// What is wrong beyond single values.
     pub(super) fn faults(&self, tls: TlsMode) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let literals = self.masters.iter().map(|master| literal(master));
+        let literals: Vec<_> = literals.collect();
+        let mut faults = self.source().faults(&literals);
         for (at, master) in self.masters.iter().enumerate() {
             let key = format!("connection.masters[{at}]");
             let Some(host) = host_of(master) else {
@@ -86,7 +139,21 @@ impl RawConnection {
                 ));
             } else if self.masters[..at].contains(master) {
                 faults.push((key, format!("{master} is listed twice")));
+            } else if literal(master).is_some_and(|ip| ip.needs_scope()) && self.interface.is_empty() {
+                faults.push((
+                    key,
+                    format!("{master} is a link-local address: name its interface, as in \"[fe80::1%eth0]:7412\""),
+                ));
             }
+        }
+        if self.resend_longest < self.resend_first {
+            faults.push((
+                "connection.resend_longest".to_owned(),
+                format!(
+                    "must be at least resend_first, which is {}",
+                    self.resend_first
+                ),
+            ));
         }
         if self.retry_longest < self.retry_first {
             faults.push((
@@ -116,11 +183,27 @@ impl RawConnection {
             mode: match self.mode {
                 Mode::Pooled => wire::Mode::Pooled,
                 Mode::PerMessage => wire::Mode::PerMessage,
+                Mode::Datagram => wire::Mode::Datagram,
             },
+            close: match self.close {
+                Close::MasterFirst => link::Close::MasterFirst,
+                Close::Abort => link::Close::Abort,
+            },
+            on_exhaustion: match self.on_exhaustion {
+                OnExhaustion::Pool => link::OnExhaustion::Pool,
+                OnExhaustion::Wait => link::OnExhaustion::Wait,
+            },
+            outgoing: self.source().resolve(),
+            idle_timeout: self.idle_timeout.0.map(Duration::get),
+            lifetime_max: self.lifetime_max.0.map(Duration::get),
             connect_timeout: self.connect_timeout.get(),
             timeouts: SlaveTimeouts {
                 welcome: self.welcome_timeout.get(),
                 ack: self.ack_timeout.get(),
+            },
+            resend: ResendLimits {
+                first: self.resend_first.get(),
+                longest: self.resend_longest.get(),
             },
             backoff: BackoffLimits {
                 base: self.retry_first.get(),
@@ -144,12 +227,25 @@ fn host_of(master: &str) -> Option<&str> {
     if port.parse::<u16>().ok()? == 0 {
         return None;
     }
+    if scoped(master).is_some() {
+        return host.strip_prefix('[')?.split_once('%').map(|(ip, _)| ip);
+    }
     if master.starts_with('[') {
         master.parse::<SocketAddr>().ok()?;
         return host.strip_prefix('[')?.strip_suffix(']');
     }
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     (!host.is_empty() && host.bytes().all(is_name)).then_some(host)
+}
+
+/// The address in "address:port", if it is no name.
+fn literal(master: &str) -> Option<ScopedAddress> {
+    if let Some((address, _)) = scoped(master) {
+        return Some(address);
+    }
+    let address: SocketAddr = master.parse().ok()?;
+    let ip = address.ip();
+    Some(ScopedAddress { ip, scope: None })
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -168,6 +264,7 @@ mod tests {
         assert_eq!(host_of("master.example:7412"), Some("master.example"));
         assert_eq!(host_of("10.0.0.1:1"), Some("10.0.0.1"));
         assert_eq!(host_of("[::1]:7412"), Some("::1"));
+        assert_eq!(host_of("[fe80::1%eth0]:7412"), Some("fe80::1"));
         for bad in [
             "",
             "host",
@@ -179,6 +276,9 @@ mod tests {
             "[::1]",
             "a b:1",
             "[x]:1",
+            "[fe80::1%]:1",
+            "[fe80::1%a/b]:1",
+            "[fe80::1%eth0]:0",
         ] {
             assert_eq!(host_of(bad), None, "{bad}");
         }

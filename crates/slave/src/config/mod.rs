@@ -4,8 +4,12 @@
 
 pub(crate) mod check;
 mod connection;
+mod limit;
 pub(crate) mod probe;
+mod source;
 
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 mod tests;
 

@@ -2,16 +2,14 @@
 //!
 //! A fault is a key's path and what is wrong with its value.
 
-use std::fmt;
 use std::time;
 
 use garde::Validate;
 use rollcall_os::config::within;
 use rollcall_os::units::Duration;
-use serde::de::value::StrDeserializer;
-use serde::de::{self, Deserializer, IntoDeserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use super::limit::{DurationLimit, Limit};
 use crate::check::finding::Thresholds;
 
 /// The path of a key and what is wrong with its value.
@@ -39,6 +37,8 @@ pub(crate) struct RawProbes {
     processes: RawPercent,
     #[garde(dive)]
     systemd: RawSystemd,
+    #[garde(dive)]
+    connection: RawPercent,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, Validate)]
@@ -144,6 +144,8 @@ pub(crate) struct Probes {
     pub(crate) processes: Option<Thresholds>,
     /// Failed systemd units.
     pub(crate) systemd: Option<Systemd>,
+    /// Percent of the budget of ports used, in per-message mode.
+    pub(crate) connection: Option<Thresholds>,
 }
 
 /// What the disk probe looks at.
@@ -245,6 +247,12 @@ impl RawProbes {
             self.processes.critical,
         );
         let failed = rising("systemd", "", self.systemd.warning, self.systemd.critical);
+        let connection = rising(
+            "connection",
+            "",
+            self.connection.warning,
+            self.connection.critical,
+        );
         let disk = &self.disk;
         let space = rising("disk", "", disk.warning, disk.critical);
         let inodes = rising("disk", "inodes_", disk.inodes_warning, disk.inodes_critical);
@@ -282,6 +290,7 @@ impl RawProbes {
                 interval: self.systemd.interval.get(),
                 timeout: self.systemd.timeout.get(),
             }),
+            connection: self.connection.enable.then_some(connection),
         })
     }
 }
@@ -305,16 +314,6 @@ impl RawUptime {
         }
     }
 }
-
-/// A number, or "off".
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Limit(Option<f64>);
-
-/// A duration, or "off".
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct DurationLimit(Option<Duration>);
-
-const OFF: &str = "off";
 
 fn percent(limit: &Limit, (): &()) -> garde::Result {
     in_range(*limit, 100.0, "0 to 100")
@@ -342,81 +341,6 @@ fn patterns(patterns: &[String], (): &()) -> garde::Result {
         }
     }
     Ok(())
-}
-
-impl<'de> Deserialize<'de> for Limit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NumberOrOff;
-
-        impl Visitor<'_> for NumberOrOff {
-            type Value = Limit;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number or \"off\"")
-            }
-
-            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Limit, E> {
-                Ok(Limit(Some(value)))
-            }
-
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Limit, E> {
-                i32::try_from(value)
-                    .map(|value| Limit(Some(value.into())))
-                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Limit, E> {
-                if text == OFF {
-                    return Ok(Limit(None));
-                }
-                Err(E::invalid_value(de::Unexpected::Str(text), &self))
-            }
-        }
-
-        deserializer.deserialize_any(NumberOrOff)
-    }
-}
-
-impl Serialize for Limit {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(value) => serializer.serialize_f64(value),
-            None => serializer.serialize_str(OFF),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for DurationLimit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct DurationOrOff;
-
-        impl Visitor<'_> for DurationOrOff {
-            type Value = DurationLimit;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a duration such as \"10m\", or \"off\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<DurationLimit, E> {
-                if text == OFF {
-                    return Ok(DurationLimit(None));
-                }
-                let inner: StrDeserializer<'_, E> = text.into_deserializer();
-                Duration::deserialize(inner).map(|value| DurationLimit(Some(value)))
-            }
-        }
-
-        deserializer.deserialize_str(DurationOrOff)
-    }
-}
-
-impl Serialize for DurationLimit {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(value) => value.serialize(serializer),
-            None => serializer.serialize_str(OFF),
-        }
-    }
 }
 
 #[cfg(test)]

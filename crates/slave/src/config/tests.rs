@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 
-fn load(text: &str, host: &str) -> Result<Config, ConfigError> {
+pub(super) fn load(text: &str, host: &str) -> Result<Config, ConfigError> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
     load_with(DEFAULTS, Some(file.path()), |raw, faults| {

@@ -2,52 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use rollcall_os::socket::{self, Liveness};
+use rollcall_os::outgoing;
 use rollcall_protocol::frame::{self, Frame, FrameError, TooLarge};
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
 use rollcall_protocol::wire::{ToMaster, ToSlave};
-use tokio::io::Interest;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::io::{Interest, Ready};
+use tokio::net::TcpStream;
 
 /// Bytes read at once; what a master says is short.
 const READ_BYTES: usize = 4096;
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
-    /// The name can't be resolved.
-    #[error("can't resolve the master's name: {0}")]
-    Resolve(io::Error),
-    /// The name stands for no address.
-    #[error("the master's name has no address")]
-    NoAddress,
-    /// No answer.
-    #[error("no connection to {address} within {after:?}")]
-    Timeout {
-        /// Where to.
-        address: SocketAddr,
-        /// How long it was waited for.
-        after: Duration,
-    },
-    /// EADDRNOTAVAIL (99): all ports for this destination are taken.
-    #[error("no free local port for a connection to {address} (errno 99)")]
-    NoPort {
-        /// Where to.
-        address: SocketAddr,
-    },
-    /// Anything else, usually a refusal.
-    #[error("can't connect to {address}: {source}")]
-    Refused {
-        /// Where to.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
 
 /// What [`Connection::io`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,46 +27,53 @@ pub(super) enum Io {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
+    peer: Option<SocketAddr>,
     input: BytesMut,
     output: Vec<u8>,
     /// Bytes of `output` that have been written.
     written: usize,
+    is_ended: bool,
 }
 
 impl Connection {
-    /// Connects to "host:port": to each of its addresses in turn, until one answers.
-    ///
-    /// # Errors
-    /// That of the last address.
-    pub(super) async fn open(
-        master: &str,
-        connect_timeout: Duration,
-        liveness: &Liveness,
-    ) -> Result<Self, ConnectError> {
-        let addresses = timeout(connect_timeout, lookup_host(master))
-            .await
-            .map_err(|_| ConnectError::Resolve(io::ErrorKind::TimedOut.into()))?
-            .map_err(ConnectError::Resolve)?;
-        let mut last = ConnectError::NoAddress;
-        for address in addresses {
-            match connect(address, connect_timeout, liveness).await {
-                Ok(stream) => {
-                    return Ok(Self {
-                        stream,
-                        input: BytesMut::new(),
-                        output: Vec::new(),
-                        written: 0,
-                    });
-                }
-                Err(error) => last = error,
-            }
+    /// A connection on which nothing has been said.
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            peer: stream.peer_addr().ok(),
+            stream,
+            input: BytesMut::new(),
+            output: Vec::new(),
+            written: 0,
+            is_ended: false,
         }
-        Err(last)
     }
 
-    /// The address at the other end.
+    /// The address at the other end; `None` if it had broken before anything was said.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.peer
+    }
+
+    /// Whether the master has closed its side or the connection is broken: to close this side leaves
+    /// no TIME_WAIT here then.
+    pub(super) fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    /// Closes with a reset, which leaves no TIME_WAIT: for connections on which all is acked.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says; it is closed in order then.
+    pub(super) fn reset(self) -> io::Result<()> {
+        outgoing::reset_on_close(&self.stream, true)
+    }
+
+    /// Waits for the end of what the master sends, without looking at it. Cancel safe.
+    pub(super) async fn drain(&mut self) {
+        while !self.is_ended {
+            self.input.clear();
+            // An error is an end.
+            let _ = self.io().await;
+        }
     }
 
     /// Puts a message at the end of what is to be written.
@@ -128,7 +100,13 @@ impl Connection {
             Interest::READABLE
         };
         // The only wait; all that follows happens at once.
-        let ready = self.stream.ready(interest).await?;
+        let ready = self.stream.ready(interest).await;
+        let done = ready.and_then(|ready| self.transfer(ready));
+        self.is_ended |= !matches!(done, Ok(Io::Progress));
+        done
+    }
+
+    fn transfer(&mut self, ready: Ready) -> io::Result<Io> {
         if ready.is_writable() {
             self.write()?;
         }
@@ -175,21 +153,4 @@ impl Connection {
         self.input.advance(taken);
         Ok(Some(message))
     }
-}
-
-async fn connect(
-    address: SocketAddr,
-    after: Duration,
-    liveness: &Liveness,
-) -> Result<TcpStream, ConnectError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrNotAvailable => ConnectError::NoPort { address },
-        _ => ConnectError::Refused { address, source },
-    };
-    let stream = timeout(after, TcpStream::connect(address))
-        .await
-        .map_err(|_| ConnectError::Timeout { address, after })?
-        .map_err(failed)?;
-    socket::tune(&stream, liveness).map_err(failed)?;
-    Ok(stream)
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rollcall_os::outgoing::Outgoing;
 use rollcall_os::socket::Liveness;
+use rollcall_protocol::datagram::ResendLimits;
 use rollcall_protocol::backoff::BackoffLimits;
 use rollcall_protocol::frame::{self, Frame};
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
@@ -20,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, LinkConfig};
+use super::{Close, Link, LinkConfig, OnExhaustion, PortUse};
 use crate::spool::{Spool, SpoolError, SpoolLimits};
 
 /// Everything that is waited for has to come within this.
@@ -47,20 +49,30 @@ impl FakeMaster {
         self.listener.local_addr().unwrap()
     }
 
-    /// Takes a connection and its Hello.
+    /// Takes a connection and its Hello. Connections that end without one only ask whether this
+    /// master is there.
     pub(super) async fn accept(&self) -> (FakeSession, Hello) {
-        let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
-        let mut session = FakeSession {
-            stream,
-            input: BytesMut::new(),
-        };
-        match session.next().await {
-            Some(Kind::Hello(hello)) => (session, hello),
-            other => panic!("not Hello: {other:?}"),
+        loop {
+            let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
+            let mut session = FakeSession {
+                stream,
+                input: BytesMut::new(),
+            };
+            match session.next().await {
+                Some(Kind::Hello(hello)) => return (session, hello),
+                None => {}
+                other => panic!("not Hello: {other:?}"),
+            }
         }
     }
 
-    /// The same, and welcomes it with a mark for each stream: nothing is durable yet.
+    /// Whether nobody connects for a moment.
+    pub(super) async fn is_left_alone(&self) -> bool {
+        let accept = self.listener.accept();
+        timeout(Duration::from_millis(200), accept).await.is_err()
+    }
+
+    /// The same as [`Self::accept`], and welcomes it with a mark for each stream: nothing is durable yet.
     pub(super) async fn welcome(&self) -> (FakeSession, Hello) {
         let (mut session, hello) = self.accept().await;
         let marks = hello.pending.iter().map(|pending| Mark {
@@ -129,6 +141,12 @@ impl FakeSession {
         timeout(Duration::from_millis(200), read).await.is_err()
     }
 
+    /// Whether the slave ends the connection by a reset.
+    pub(super) async fn is_reset(&mut self) -> bool {
+        let read = soon("the end", self.stream.read_buf(&mut self.input)).await;
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    }
+
     pub(super) async fn send(&mut self, kind: to_slave::Kind) {
         let mut bytes = Vec::new();
         frame::encode(&ToSlave { kind: Some(kind) }, &mut bytes).unwrap();
@@ -178,6 +196,7 @@ pub(super) struct Rig {
     pub(super) spool: Spool,
     pub(super) config: watch::Sender<Arc<LinkConfig>>,
     pub(super) clock_offset_ms: watch::Receiver<Option<i64>>,
+    pub(super) port_use: watch::Receiver<Option<PortUse>>,
     pub(super) stop: CancellationToken,
     link: JoinSet<Result<(), SpoolError>>,
     _directory: TempDir,
@@ -197,10 +216,12 @@ impl Rig {
         let spool = open(&directory);
         let (config, _) = watch::channel(Arc::new(config));
         let (_, clock_offset_ms) = watch::channel(None);
+        let (_, port_use) = watch::channel(None);
         Self {
             spool,
             config,
             clock_offset_ms,
+            port_use,
             stop: CancellationToken::new(),
             link: JoinSet::new(),
             _directory: directory,
@@ -210,8 +231,11 @@ impl Rig {
     pub(super) fn start(&mut self) {
         let (offset, clock_offset_ms) = watch::channel(None);
         self.clock_offset_ms = clock_offset_ms;
+        let (used, port_use) = watch::channel(None);
+        self.port_use = port_use;
         let updates = self.config.subscribe();
-        let link = Link::new(self.spool.clone(), updates, offset, self.stop.clone());
+        let stop = self.stop.clone();
+        let link = Link::new(self.spool.clone(), updates, offset, used, stop);
         self.link.spawn(link.run());
     }
 
@@ -258,6 +282,15 @@ pub(super) fn config(masters: &[&FakeMaster]) -> LinkConfig {
             .map(|master| master.address().to_string())
             .collect(),
         mode: wire::Mode::Pooled,
+        resend: ResendLimits {
+            first: Duration::from_millis(50),
+            longest: Duration::from_millis(400),
+        },
+        outgoing: Outgoing::default(),
+        close: Close::MasterFirst,
+        on_exhaustion: OnExhaustion::Pool,
+        idle_timeout: None,
+        lifetime_max: None,
         connect_timeout: ten,
         timeouts: SlaveTimeouts {
             welcome: ten,

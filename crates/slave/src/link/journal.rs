@@ -7,11 +7,24 @@ use rollcall_os::clock;
 use rollcall_protocol::session::slave::Opened;
 use rollcall_protocol::{Moment, wire};
 
-use super::connection::ConnectError;
-use super::{LinkError, ports};
+use super::budget::{Budget, PortUse};
+use super::dial::ConnectError;
+use super::end::LinkError;
+use super::{OnExhaustion, ports};
 
 /// Shortest time between two lines about the same trouble.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
+
+/// Tells of a stream that runs backwards.
+pub(super) fn log_resync(master: &str, stream: u64, sequence: u64) {
+    tracing::warn!(
+        event = "stream_resync",
+        master,
+        stream = %format_args!("{stream:016x}"),
+        sequence,
+        "the master knows more of this stream than the spool: the state folder is an older copy; its reports go on in a new stream"
+    );
+}
 
 /// Remembers what was said last.
 #[derive(Debug, Default)]
@@ -47,12 +60,15 @@ impl Journal {
     }
 
     /// A connection could not be made or was lost.
-    pub(super) fn failed(&mut self, master: &str, error: &LinkError) {
+    pub(super) fn failed(&mut self, master: &str, error: &LinkError, budget: &Budget) {
         if !self.is_news(format!("{master}: {error}")) {
             return;
         }
         match error {
-            LinkError::Connect(ConnectError::NoPort { address }) => ports::log_exhaustion(*address),
+            LinkError::Connect(ConnectError::NoPort { address }) => {
+                let (sources, local_ports) = budget.origins(address.ip());
+                ports::log_exhaustion(*address, sources, local_ports, ports::REPORTS_WAIT);
+            }
             LinkError::Connect(_) => tracing::warn!(
                 event = "master_unreachable",
                 master,
@@ -81,6 +97,33 @@ impl Journal {
                 "the master refuses this slave"
             );
         }
+    }
+
+    /// Per-message mode: the budget of ports was used up, or has room again.
+    pub(super) fn ports_changed(&mut self, found: &PortUse, on_exhaustion: OnExhaustion) {
+        if !found.is_exhausted {
+            tracing::info!(
+                event = "port_budget_free",
+                peer = %found.destination,
+                used = found.used,
+                budget = found.budget,
+                "ports are free again: each message has its own connection"
+            );
+            return;
+        }
+        let meanwhile = match on_exhaustion {
+            OnExhaustion::Pool => "one pooled connection carries all until ports are free again",
+            OnExhaustion::Wait => "reports stay in the spool until ports are free again",
+        };
+        tracing::warn!(
+            event = "port_budget_used_up",
+            peer = %found.destination,
+            used = found.used,
+            time_wait = found.time_wait,
+            budget = found.budget,
+            meanwhile,
+            "this slave had to close first too often, and its ports for this master are in TIME_WAIT: something in between holds back that the master closes"
+        );
     }
 
     fn is_news(&mut self, text: String) -> bool {

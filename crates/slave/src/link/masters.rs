@@ -27,6 +27,11 @@ impl Masters {
         &self.list[self.at]
     }
 
+    /// The most preferred one.
+    pub(super) fn first(&self) -> &str {
+        &self.list[0]
+    }
+
     /// Whether there is one that is preferred to the current one.
     pub(super) fn is_fallback(&self) -> bool {
         self.at > 0

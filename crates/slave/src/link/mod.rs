@@ -4,38 +4,48 @@
 //!        ┌─> pause (backoff, or the window that the master told) ─┐
 //!        │                                                        v
 //!   lost │   all failed in a row        ┌── next master <── connect ── refused, no answer
-//!        │                              │                    │
+//!        │                              │                    │ (dial.rs)
 //!        └──────────────────────────────┴──── Exchange <─────┘ Hello
-//!                                             (exchange.rs)
+//!                                             (exchange/)
 //! ```
 //!
 //! In pooled mode an [`Exchange`] lasts as long as its connection does; in per-message mode it
 //! carries what there is to send and ends when the master closes, which it does first, so that no
-//! port of this host is left in TIME_WAIT.
+//! port of this host is left in TIME_WAIT. Where that can't be had, [`Budget`] sees to it that the
+//! ports do not run out.
+//!
+//! There is one connection to one master at a time, because there is one session: a master takes a
+//! second connection of a slave for its successor and closes the first, and the sequences of a
+//! stream go in order. More of them that stand by would have nothing to say: a master drops a
+//! connection without Hello after some seconds, so each would have to be made anew all the time,
+//! for a round trip won when the session is lost.
 
+mod budget;
+mod closing;
 mod connection;
+mod datagram;
+mod dial;
+mod end;
 mod exchange;
+mod failback;
 mod feed;
+mod hello;
 mod journal;
 mod masters;
 mod ports;
+mod settings;
 
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rollcall_os::clock;
-use rollcall_os::socket::Liveness;
 use rollcall_protocol::backoff::{Backoff, BackoffLimits};
-use rollcall_protocol::frame::FrameError;
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
-use rollcall_protocol::session::slave::{Silence, SlaveTimeouts};
 use rollcall_protocol::wire::Mark;
 use rollcall_protocol::{Moment, wire};
 use tokio::sync::watch;
@@ -43,91 +53,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::random;
 use crate::spool::{Spool, SpoolError};
-use connection::{ConnectError, Connection};
+use budget::Budget;
+use closing::Closing;
+use connection::Connection;
+use datagram::Datagrams;
+use dial::{ConnectError, Dialer};
+use end::{End, LinkError, Next};
 use exchange::Exchange;
+use failback::Failback;
 use journal::Journal;
 use masters::Masters;
 
-/// How this slave talks to its masters, and what it says of itself.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LinkConfig {
-    /// The slave's name.
-    pub(crate) name: String,
-    /// Its labels.
-    pub(crate) labels: BTreeMap<String, String>,
-    /// Time between two reports.
-    pub(crate) interval: Duration,
-    /// "host:port", the most preferred first; at least one.
-    pub(crate) masters: Vec<String>,
-    /// One connection for all, or one for each message.
-    pub(crate) mode: wire::Mode,
-    /// How long an attempt to connect may take.
-    pub(crate) connect_timeout: Duration,
-    /// How long answers may take.
-    pub(crate) timeouts: SlaveTimeouts,
-    /// Pauses between attempts.
-    pub(crate) backoff: BackoffLimits,
-    /// How long it stays with a less preferred master before it tries the first again.
-    pub(crate) return_after: Duration,
-    /// How a dead peer is noticed.
-    pub(crate) liveness: Liveness,
-    /// How long it may go on sending when it is to stop.
-    pub(crate) drain: Duration,
-}
+pub(crate) use budget::{PortUse, describe_budget};
+pub(crate) use dial::scoped;
+pub(crate) use settings::{Close, LinkConfig, OnExhaustion};
 
-/// Why a session could not be had or has ended.
-#[derive(Debug, thiserror::Error)]
-enum LinkError {
-    /// No connection.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The connection broke.
-    #[error("the connection broke: {0}")]
-    Broken(#[from] io::Error),
-    /// The master closed it without a word.
-    #[error("the master closed the connection")]
-    Closed,
-    /// What came is not this protocol.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// The master speaks a version that was not offered.
-    #[error("the master chose protocol version {0}, which was not offered")]
-    Version(u32),
-    /// No answer in time.
-    #[error(transparent)]
-    Silence(#[from] Silence),
-    /// The spool can't be read at the moment.
-    #[error("{0}")]
-    Spool(SpoolError),
-}
-
-/// How an exchange ended.
-#[derive(Debug)]
-enum End {
-    /// Connect again at once: there is more to send, or the configuration has changed.
-    Again,
-    /// All was acked, and nothing is left to do on this connection.
-    Done,
-    /// The most preferred master is to be tried again.
-    Return,
-    /// What is not acked of this stream is to be moved, and was moved, to a new one.
-    Resync(u64),
-    /// The master is going away.
-    Told(wire::MasterGoodbye),
-    /// The master does not want this slave.
-    Refused(wire::Error),
-    /// Anything else; told apart by whether the session was open.
-    Lost { error: LinkError, open: bool },
-    /// This slave has said goodbye, or there was no time left to.
-    Stopped,
-}
-
-/// What comes after an exchange.
-enum Next {
-    Now,
-    Pause(Duration),
-    Finish,
-}
+/// How long per-message mode waits for ports before it looks for them again.
+const PORTS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The task that owns the connection to the master.
 #[derive(Debug)]
@@ -136,13 +78,22 @@ pub(crate) struct Link {
     config: Arc<LinkConfig>,
     updates: watch::Receiver<Arc<LinkConfig>>,
     clock_offset_ms: watch::Sender<Option<i64>>,
+    port_use: watch::Sender<Option<PortUse>>,
     stop: CancellationToken,
     /// Once it is to stop: until when it may send.
     drain_until: Option<Moment>,
     masters: Masters,
     backoff: Backoff,
-    /// When the most preferred master is to be tried again.
-    return_at: Option<Moment>,
+    dialer: Dialer,
+    /// While the session is with a less preferred master.
+    failback: Failback,
+    /// Per-message mode: the ports.
+    budget: Budget,
+    /// Datagram mode.
+    datagrams: Datagrams,
+    closing: Closing,
+    /// Pooled mode: the connection was closed until there is something to send.
+    is_idle: bool,
     /// The highest sequence of the process's own stream that was ever sent.
     sent: Mark,
     /// Per-message mode: what the master lacks and was acked once, to be told with the next message.
@@ -154,24 +105,33 @@ pub(crate) struct Link {
 
 impl Link {
     /// A link that has not connected yet. The newest configuration of `updates` is used;
-    /// `clock_offset_ms` is told the master's clock minus ours; `stop` makes it drain and end.
+    /// `clock_offset_ms` is told the master's clock minus ours, `port_use` in per-message mode the
+    /// use of the ports; `stop` makes it drain and end.
     pub(crate) fn new(
         spool: Spool,
         mut updates: watch::Receiver<Arc<LinkConfig>>,
         clock_offset_ms: watch::Sender<Option<i64>>,
+        port_use: watch::Sender<Option<PortUse>>,
         stop: CancellationToken,
     ) -> Self {
         let config = Arc::clone(&updates.borrow_and_update());
+        let dialer = Dialer::new(&config);
         Self {
             spool,
             masters: Masters::new(config.masters.clone()),
             backoff: Backoff::new(config.backoff),
+            failback: Failback::default(),
+            budget: Budget::new(Arc::clone(&dialer.connector)),
+            datagrams: Datagrams::new(),
+            closing: Closing::default(),
+            is_idle: false,
+            dialer,
             config,
             updates,
             clock_offset_ms,
+            port_use,
             stop,
             drain_until: None,
-            return_at: None,
             sent: Mark::default(),
             owed: Vec::new(),
             payload_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
@@ -204,8 +164,15 @@ impl Link {
         }
     }
 
+    /// Whether the next exchange is one for a message: not while it falls back to a pooled one.
     fn is_per_message(&self) -> bool {
-        self.config.mode == wire::Mode::PerMessage
+        let pools = self.config.on_exhaustion == OnExhaustion::Pool && self.budget.is_exhausted();
+        self.config.mode != wire::Mode::Pooled && !pools
+    }
+
+    /// Whether it has fallen back to a pooled connection.
+    fn is_fallen_back(&self) -> bool {
+        self.config.mode != wire::Mode::Pooled && !self.is_per_message()
     }
 
     fn is_stopping(&self) -> bool {
@@ -223,11 +190,15 @@ impl Link {
         if new != self.config {
             self.masters.replace(new.masters.clone());
             self.backoff = Backoff::new(new.backoff);
+            self.dialer = Dialer::new(&new);
+            self.budget.reconfigure(Arc::clone(&self.dialer.connector));
+            self.failback.end();
+            self.port_use.send_replace(None);
             self.config = new;
         }
     }
 
-    /// Per-message mode: until something is spooled, or it is to stop. Returns false if the
+    /// Until something is spooled, or it is to stop. Returns false if the
     /// configuration has changed meanwhile.
     async fn wait_for_work(&mut self) -> Result<bool, SpoolError> {
         let mut newest = self.spool.watch_newest();
@@ -244,18 +215,25 @@ impl Link {
     }
 
     async fn exchange(&mut self) -> Result<End, SpoolError> {
-        if self.is_per_message() && !self.wait_for_work().await? {
+        if (self.is_per_message() || self.is_idle) && !self.wait_for_work().await? {
             return Ok(End::Again);
         }
-        if self.return_at.is_some_and(|at| clock::boot() >= at) {
-            self.return_at = None;
+        self.is_idle = false;
+        if self.is_per_message() && !self.is_stopping() && !self.has_port().await {
+            return Ok(End::NoRoom);
+        }
+        if self.failback.is_found() {
             self.masters.go_back();
         }
-        let config = Arc::clone(&self.config);
+        if self.config.mode == wire::Mode::Datagram
+            && let Some(end) = self.ask().await?
+        {
+            return Ok(end);
+        }
         let master = self.masters.current().to_owned();
-        let connecting = Connection::open(&master, config.connect_timeout, &config.liveness);
-        let connection = match self.unless_drained(connecting).await {
-            Some(Ok(connection)) => connection,
+        let dialer = self.dialer.clone();
+        let stream = match self.unless_drained(dialer.dial(&master)).await {
+            Some(Ok(stream)) => stream,
             Some(Err(error)) => {
                 return Ok(End::Lost {
                     error: error.into(),
@@ -264,7 +242,64 @@ impl Link {
             }
             None => return Ok(End::Stopped),
         };
+        let connection = Connection::new(stream);
+        if let Some(peer) = connection.peer() {
+            self.budget.handle_connected(peer);
+        }
         Exchange::begin(self, connection, master).await?.run().await
+    }
+
+    /// Per-message mode: whether a port may be taken for one more message.
+    async fn has_port(&mut self) -> bool {
+        let open = self.count_closing();
+        if !self.budget.is_exhausted() && self.budget.has_room(open, clock::boot()) {
+            return true;
+        }
+        self.find_ports().await
+    }
+
+    /// The same in doubt, and whether enough are free once they were used up.
+    async fn find_ports(&mut self) -> bool {
+        let in_use = self.budget.ask_kernel().await;
+        let open = self.count_closing();
+        let now = clock::boot();
+        let was_exhausted = self.budget.is_exhausted();
+        let found = match in_use {
+            Some(in_use) => self.budget.handle_in_use(in_use, open, now),
+            None => self.budget.handle_unknown(open, now),
+        };
+        if !found {
+            self.budget.handle_exhausted();
+        }
+        let port_use = self.publish_ports();
+        if found != was_exhausted {
+            return found;
+        }
+        if let Some(port_use) = port_use {
+            self.journal.ports_changed(&port_use, self.config.on_exhaustion);
+        }
+        found
+    }
+
+    /// Takes in what has become of the connections that wait for the master's close. Returns how
+    /// many still do.
+    fn count_closing(&mut self) -> u32 {
+        let now = clock::boot();
+        while let Some(peer) = self.closing.closed_first() {
+            self.budget.handle_closed_first(peer, now);
+        }
+        u32::try_from(self.closing.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Per-message mode: shows the use of the ports.
+    fn publish_ports(&mut self) -> Option<PortUse> {
+        if self.config.mode != wire::Mode::PerMessage {
+            return None;
+        }
+        let open = self.count_closing() + u32::from(self.is_fallen_back());
+        let port_use = self.budget.port_use(open, clock::boot());
+        self.port_use.send_replace(port_use);
+        port_use
     }
 
     /// The future's result, or `None` if there is no time left for it.
@@ -287,6 +322,12 @@ impl Link {
         match end {
             End::Stopped => Next::Finish,
             End::Again => Next::Now,
+            End::Idle => {
+                self.is_idle = true;
+                Next::Now
+            }
+            End::NoRoom if self.is_fallen_back() => Next::Now,
+            End::NoRoom => Next::Pause(PORTS_PAUSE),
             End::Done => {
                 // A message that got through is as good as a session that has stayed up.
                 self.backoff = Backoff::new(self.config.backoff);
@@ -321,14 +362,31 @@ impl Link {
                 self.next_master()
             }
             End::Lost { error, open } => {
-                self.journal.failed(self.masters.current(), &error);
-                if open {
+                self.journal
+                    .failed(self.masters.current(), &error, &self.budget);
+                if self.falls_back(&error) {
+                    Next::Now
+                } else if open {
                     self.down()
                 } else {
                     self.next_master()
                 }
             }
         }
+    }
+
+    /// Per-message mode: there is no port at all. Returns whether a pooled connection is tried now.
+    fn falls_back(&mut self, error: &LinkError) -> bool {
+        let LinkError::Connect(ConnectError::NoPort { address }) = error else {
+            return false;
+        };
+        if !self.is_per_message() {
+            return false;
+        }
+        self.budget.handle_connected(*address);
+        self.budget.handle_exhausted();
+        self.publish_ports();
+        self.is_fallen_back()
     }
 
     fn next_master(&mut self) -> Next {
@@ -354,15 +412,14 @@ impl Link {
         }
     }
 
-    /// A session with a less preferred master has begun: when to look for the first again. Spread
-    /// over half as long again, so that not all slaves go back together.
-    fn plan_return(&mut self, now: Moment) {
-        if !self.masters.is_fallback() {
-            self.return_at = None;
-        } else if self.return_at.is_none() {
+    /// A session has begun: if it is with a less preferred master, the first one is looked for.
+    fn plan_return(&mut self) {
+        if self.masters.is_fallback() {
             let after = self.config.return_after;
-            let spread = after.mul_f64(0.5 * random::unit());
-            self.return_at = Some(now + after + spread);
+            self.failback
+                .begin(self.masters.first(), &self.dialer, after);
+        } else {
+            self.failback.end();
         }
     }
 

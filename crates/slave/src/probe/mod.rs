@@ -1,9 +1,11 @@
 //! Probes: how this host stands, read from /proc, /sys and its file systems.
 //!
 //! Each probe reads a text of the kernel, which never blocks, and judges it; both are separate
-//! functions. The texts are read by procfs-core. The two sources that may block are kept off the
+//! functions. The texts are read by procfs-core. [`connection`] is the exception: it judges what the
+//! link tells. The two sources that may block are kept off the
 //! runtime: [`disk`] asks from a thread, [`systemd`] from a child process that runs as a check.
 
+pub(crate) mod connection;
 mod cpu;
 mod disk;
 mod load;
@@ -41,6 +43,7 @@ mod names {
     pub(super) const UPTIME: &str = "uptime";
     pub(super) const PROCESSES: &str = "processes";
     pub(super) const SYSTEMD: &str = "systemd";
+    pub(super) const CONNECTION: &str = "connection";
 }
 
 /// Shortest time between two samples: over less, the kernel's ticks give no percentages.
@@ -95,6 +98,7 @@ pub(crate) fn names(config: &Config, name: &str) -> bool {
         || (config.uptime.is_some() && name == names::UPTIME)
         || (config.processes.is_some() && name == names::PROCESSES)
         || (config.systemd.is_some() && name == names::SYSTEMD)
+        || (config.connection.is_some() && name == names::CONNECTION)
 }
 
 /// All probes of this host but [`systemd`], and what they need from one sample to the next.

@@ -1,8 +1,10 @@
 //! The SQLite database under the spool: how it is opened, its tables, and which errors mean damage.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use rollcall_os::filesystem;
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
@@ -67,6 +69,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
         let found = rusqlite::version();
         return Err(OpenError::Other(SpoolError::OldSqlite { found }));
     }
+    if let Some(reason) = is_gone_beneath_its_log(path) {
+        let why = "damaged";
+        return Err(OpenError::Unusable { why, reason });
+    }
     let classify = |error| classify(path, error);
     let connection = connect(path).map_err(classify)?;
     match prepare(&connection).map_err(classify)? {
@@ -75,9 +81,23 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
     }
 }
 
-/// Opens a database that was set aside, for reading only.
-pub(super) fn open_set_aside(path: &Path) -> rusqlite::Result<Connection> {
-    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+/// SQLite throws the log of an empty database away without a word, as if it were a remnant; but the
+/// log is begun only after the database's first page is on disk.
+fn is_gone_beneath_its_log(path: &Path) -> Option<String> {
+    let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let log_bytes = length(log.as_ref());
+    (log_bytes > 0 && length(path) == 0)
+        .then(|| format!("it is empty or gone beside a write-ahead log of {log_bytes} bytes"))
+}
+
+/// Opens a database that was set aside, for reading only; `None` if there is nothing to read.
+pub(super) fn open_set_aside(path: &Path) -> Option<Connection> {
+    if is_gone_beneath_its_log(path).is_some() {
+        return None;
+    }
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()
 }
 
 fn classify(path: &Path, error: rusqlite::Error) -> OpenError {
@@ -122,7 +142,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let vfs = filesystem::sqlite_vfs(path);
+    let connection = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
     // An operator may look at it with sqlite3, which locks it for moments.
     connection.busy_timeout(Duration::from_secs(2))?;
     let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;

@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     Forget,
     /// It acks one more than it got.
     AckAhead,
+    /// It leaves it to the slave to close first.
+    LeavesItOpen,
 }
 
 /// What the master knows of a slave.
@@ -250,6 +252,10 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         } {
             send(&mut stream, to_slave::Kind::Ack(ack))?;
         }
+    }
+    if shared.fault == Fault::LeavesItOpen {
+        drain(&mut stream)?;
+        return stream.shutdown(Shutdown::Both);
     }
     // The master closes first.
     stream.shutdown(Shutdown::Write)?;

@@ -1,5 +1,6 @@
 //! One connection with its session, from Hello to the end.
 
+mod leaving;
 mod sending;
 
 use std::io;
@@ -14,17 +15,20 @@ use rollcall_protocol::wire::{Ack, ErrorCode, Mark, ToSlave, to_master::Kind};
 use tokio::sync::watch;
 
 use super::connection::{Connection, Io};
+use super::end::{End, LinkError};
 use super::feed::Feed;
-use super::{End, Link, LinkError};
+use super::journal::log_resync;
+use super::Link;
 use crate::spool::SpoolError;
+use leaving::PORTS_ASKED_EVERY;
 
-/// How long the master may take to close after its last word. If it does not, the slave closes
-/// first, which costs it a port for a minute.
-const CLOSE_WAIT: Duration = Duration::from_secs(2);
+pub(super) use leaving::CLOSE_WAIT;
 
 /// See the module's documentation.
 pub(super) struct Exchange<'a> {
     link: &'a mut Link,
+    /// Whether this is a connection for a message, as it was when it began.
+    per_message: bool,
     master: String,
     connection: Connection,
     session: SlaveSession,
@@ -43,20 +47,31 @@ pub(super) struct Exchange<'a> {
     last_word: Option<End>,
     /// Until when the master has to close.
     close_by: Option<Moment>,
+    /// Per-message mode: when the connection may wait aside for that.
+    aside_at: Option<Moment>,
+    /// Pooled mode: when the connection has lived for long enough.
+    lifetime_until: Option<Moment>,
+    /// Pooled mode: when something was sent or acked last.
+    busy_at: Moment,
+    /// Fallen back to a pooled connection: when to look for free ports.
+    ports_at: Option<Moment>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     /// The configuration has changed, or the next stream needs a new Hello.
     Again,
-    /// The time with a less preferred master is over.
+    /// The most preferred master is there again.
     Return,
+    /// Nothing has been sent for a while.
+    Idle,
 }
 
 enum Event {
     Io(io::Result<Io>),
     NewReport,
     Reconfigured,
+    MasterFound,
     Stop,
     Deadline,
 }
@@ -81,9 +96,12 @@ impl<'a> Exchange<'a> {
         };
         let feed = Feed::new(link.spool.clone(), &standing.pending);
         let timeouts = link.config.timeouts;
+        let now = clock::boot();
         let mut exchange = Self {
-            session: SlaveSession::new(clock::boot(), timeouts, standing.pending.clone(), 0),
+            session: SlaveSession::new(now, timeouts, standing.pending.clone(), 0),
             sent_before: link.sent,
+            per_message: link.is_per_message(),
+            ports_at: link.is_fallen_back().then_some(now + PORTS_ASKED_EVERY),
             link,
             master,
             connection,
@@ -95,8 +113,11 @@ impl<'a> Exchange<'a> {
             owed_told: false,
             last_word: None,
             close_by: None,
+            aside_at: None,
+            lifetime_until: None,
+            busy_at: now,
         };
-        if exchange.link.is_per_message() {
+        if exchange.per_message {
             exchange.queue_all(standing).await?;
         } else {
             let hello = exchange.hello(standing, 0);
@@ -105,9 +126,16 @@ impl<'a> Exchange<'a> {
         Ok(exchange)
     }
 
-    /// Goes on until the connection is of no more use.
+    /// Goes on until the connection is of no more use, and closes it.
     pub(super) async fn run(mut self) -> Result<End, SpoolError> {
+        let end = self.talk().await;
+        self.close(matches!(end, Ok(End::Done)));
+        end
+    }
+
+    async fn talk(&mut self) -> Result<End, SpoolError> {
         loop {
+            self.look_for_ports().await;
             if self.may_send() {
                 self.send_more().await?;
             }
@@ -138,7 +166,7 @@ impl<'a> Exchange<'a> {
 
     /// Pooled mode: whether reports may go out now.
     fn may_send(&self) -> bool {
-        !self.link.is_per_message()
+        !self.per_message
             && self.session.is_open()
             && self.leaving.is_none()
             && self.last_word.is_none()
@@ -151,36 +179,6 @@ impl<'a> Exchange<'a> {
         self.link.drain_until.is_some_and(|until| now >= until)
     }
 
-    /// Whether there is nothing left to wait for.
-    fn finished(&self, now: Moment) -> Option<End> {
-        if let Some(until) = self.link.drain_until {
-            let last = if self.goodbye_said || self.session.is_open() {
-                until + CLOSE_WAIT
-            } else {
-                until
-            };
-            if now >= last {
-                return Some(End::Stopped);
-            }
-        }
-        if self.close_by.is_some_and(|close_by| now >= close_by) {
-            tracing::debug!(
-                event = "master_did_not_close",
-                master = %self.master,
-                "the slave closes first, which takes a port for a minute"
-            );
-            return Some(self.done());
-        }
-        let settled = self.session.in_flight() == 0 && self.connection.unwritten() == 0;
-        match self.leaving {
-            Some(leaving) if settled && self.session.is_open() => Some(match leaving {
-                Leaving::Again => End::Again,
-                Leaving::Return => End::Return,
-            }),
-            _ => None,
-        }
-    }
-
     /// All was said and acked.
     fn done(&self) -> End {
         if self.goodbye_said {
@@ -190,35 +188,17 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// When [`Self::finished`] or the session has to be asked again.
-    fn deadline(&self) -> Option<Moment> {
-        let drain = self.link.drain_until.map(|until| {
-            if self.is_drained() {
-                until + CLOSE_WAIT
-            } else {
-                until
-            }
-        });
-        let return_at = self.link.return_at.filter(|_| self.may_return());
-        let session = self.session.deadline().filter(|_| self.last_word.is_none());
-        let deadlines = [session, drain, return_at, self.close_by];
-        deadlines.into_iter().flatten().min()
-    }
-
-    fn may_return(&self) -> bool {
-        !self.link.is_per_message() && self.leaving.is_none() && !self.link.is_stopping()
-    }
-
     /// Waits; changes nothing but the connection's buffers.
     async fn next_event(&mut self) -> Event {
         let deadline = self.deadline();
         let may_send = self.may_send();
+        let may_leave = self.may_leave();
         let stopping = self.link.is_stopping();
-        let may_leave = !self.link.is_per_message() && self.leaving.is_none() && !stopping;
         tokio::select! {
             io = self.connection.io() => Event::Io(io),
             Ok(()) = self.newest.changed(), if may_send => Event::NewReport,
             Ok(()) = self.link.updates.changed(), if may_leave => Event::Reconfigured,
+            () = self.link.failback.found(), if may_leave => Event::MasterFound,
             () = self.link.stop.cancelled(), if !stopping => Event::Stop,
             () = until(deadline) => Event::Deadline,
         }
@@ -234,15 +214,20 @@ impl<'a> Exchange<'a> {
                 self.leaving = Some(Leaving::Again);
                 None
             }
+            Event::MasterFound => {
+                self.leaving = Some(Leaving::Return);
+                None
+            }
             Event::Stop => {
                 self.link.begin_stop();
                 None
             }
             Event::Deadline => {
                 let now = clock::boot();
-                if self.may_return() && self.link.return_at.is_some_and(|at| now >= at) {
-                    self.link.return_at = None;
-                    self.leaving = Some(Leaving::Return);
+                if self.renew_at().is_some_and(|at| now >= at) {
+                    self.leaving = Some(Leaving::Again);
+                } else if self.idle_at().is_some_and(|at| now >= at) {
+                    self.leaving = Some(Leaving::Idle);
                 }
                 if self.last_word.is_some() {
                     return None;
@@ -255,8 +240,7 @@ impl<'a> Exchange<'a> {
 
     fn closed(&self) -> End {
         if self.session.is_open() && self.session.in_flight() == 0 {
-            let per_message = self.link.is_per_message();
-            if self.goodbye_said || per_message {
+            if self.goodbye_said || self.per_message {
                 return self.done();
             }
         }
@@ -292,7 +276,7 @@ impl<'a> Exchange<'a> {
                 None
             }
             Step::Resync(resync) => {
-                self.log_resync(resync.stream, resync.sequence);
+                log_resync(&self.master, resync.stream, resync.sequence);
                 self.last(End::Resync(resync.stream))
             }
             Step::Goodbye(goodbye) => {
@@ -325,20 +309,21 @@ impl<'a> Exchange<'a> {
             return Some(self.lost(LinkError::Version(version)));
         }
         if let Some(mark) = self.ahead_of_us(&opened.marks) {
-            self.log_resync(mark.stream, mark.sequence);
+            log_resync(&self.master, mark.stream, mark.sequence);
             return Some(End::Resync(mark.stream));
         }
         let now = clock::boot();
-        let per_message = self.link.is_per_message();
+        let per_message = self.per_message;
         let peer = self.connection.peer();
         self.link
             .journal
             .opened(&self.master, peer, &opened, !per_message);
+        self.begin_life(now);
         self.link.masters.opened();
         self.link.backoff.handle_up(now);
         let welcome = &opened.welcome;
         self.link.told(welcome.back_min_ms, welcome.back_max_ms);
-        self.link.plan_return(now);
+        self.link.plan_return();
         self.link.payload_bytes_max = payload_bytes_max(welcome);
         self.acked.extend(&opened.marks);
         if per_message {
@@ -362,16 +347,6 @@ impl<'a> Exchange<'a> {
         marks.iter().find(ahead).copied()
     }
 
-    fn log_resync(&self, stream: u64, sequence: u64) {
-        tracing::warn!(
-            event = "stream_resync",
-            master = %self.master,
-            stream = %format_args!("{stream:016x}"),
-            sequence,
-            "the master knows more of this stream than the spool: the state folder is an older copy; its reports go on in a new stream"
-        );
-    }
-
     fn acked(&mut self, ack: Ack, round_trip: Option<Duration>) {
         self.acked.push(Mark {
             stream: ack.stream,
@@ -381,14 +356,8 @@ impl<'a> Exchange<'a> {
             let offset_ms = clock_offset_ms(&ack, round_trip, clock::wall_ms());
             self.link.clock_offset_ms.send_replace(Some(offset_ms));
         }
+        self.busy_at = clock::boot();
         self.await_close();
-    }
-
-    /// Per-message mode: once all is acked, the master closes.
-    fn await_close(&mut self) {
-        if self.link.is_per_message() && self.session.in_flight() == 0 {
-            self.close_by.get_or_insert(clock::boot() + CLOSE_WAIT);
-        }
     }
 
     async fn flush_acked(&mut self) -> Result<(), SpoolError> {

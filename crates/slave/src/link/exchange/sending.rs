@@ -2,12 +2,13 @@
 
 use prost::Message;
 use rollcall_os::clock;
-use rollcall_protocol::limits::{self, PER_MESSAGE_FRAMES_MAX, VERSION_MAX, VERSION_MIN};
+use rollcall_protocol::limits::{self, PER_MESSAGE_FRAMES_MAX};
 use rollcall_protocol::session::slave::Pick;
-use rollcall_protocol::wire::{self, GoodbyeReason, Hello, ToMaster, to_master::Kind};
+use rollcall_protocol::wire::{self, ToMaster, to_master::Kind};
 
 use super::{Exchange, Leaving};
 use crate::link::feed::{sequence_of, stream_of, to_message};
+use crate::link::hello::{goodbye, hello};
 use crate::spool::{Body, SpoolError, Standing};
 
 /// Bytes that may wait for the socket before no more is taken from the spool.
@@ -15,23 +16,16 @@ const UNWRITTEN_MAX: usize = limits::FRAME_BYTES_MAX;
 
 impl Exchange<'_> {
     pub(super) fn hello(&self, standing: Standing, frames: u32) -> Kind {
-        let config = &self.link.config;
-        Kind::Hello(Hello {
-            version_min: VERSION_MIN,
-            version_max: VERSION_MAX,
-            slave_id: standing.slave_id.to_vec(),
-            name: config.name.clone(),
-            stream: standing.stream,
-            next_sequence: standing.next_sequence,
-            interval_ms: u32::try_from(config.interval.as_millis()).unwrap_or(u32::MAX),
-            mode: config.mode.into(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            backlog: standing.backlog,
-            pending: standing.pending,
-            frames,
-            labels: config.labels.clone(),
-            previous: standing.previous,
-        })
+        Kind::Hello(hello(&self.link.config, standing, self.mode(), frames))
+    }
+
+    /// How the reports come on this connection: while the ports are used up, pooled all the same.
+    fn mode(&self) -> wire::Mode {
+        if self.per_message {
+            self.link.config.mode
+        } else {
+            wire::Mode::Pooled
+        }
     }
 
     /// Per-message mode: Hello with as many messages as one connection carries, all in the first
@@ -159,11 +153,4 @@ impl Exchange<'_> {
             tracing::error!(event = "message_too_large", error = %error, "a message is not sent");
         }
     }
-}
-
-fn goodbye() -> Kind {
-    Kind::Goodbye(wire::SlaveGoodbye {
-        reason: GoodbyeReason::Stop.into(),
-        back_ms: 0,
-    })
 }

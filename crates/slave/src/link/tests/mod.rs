@@ -1,6 +1,8 @@
 //! The link against a master that follows a script.
 
+mod leaving;
 mod per_message;
+mod ports;
 mod stopping;
 
 use std::sync::Arc;

@@ -65,7 +65,7 @@ impl Queue {
             database::OpenError::Other(error) => error,
             database::OpenError::Unusable { .. } => SpoolError::Replaced,
         })?;
-        let old = database::open_set_aside(&aside).ok();
+        let old = database::open_set_aside(&aside);
         Self::begin_stream(folder, limits, connection, old.as_ref(), introduced)
     }
 

@@ -42,6 +42,34 @@ fn a_file_that_is_no_database_does_not_stop_the_start() {
 }
 
 #[test]
+fn a_log_without_its_database_is_not_thrown_away() {
+    for is_empty in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = {
+            let mut queue = open(directory.path(), UNBOUNDED);
+            append(&mut queue, &[0; 3]);
+            queue
+        };
+        let log = directory.path().join("spool.db-wal");
+        let written = fs::read(&log).unwrap();
+        assert!(!written.is_empty());
+        // A clean end folds the log into the database, which a crash does not.
+        drop(queue);
+        fs::write(&log, &written).unwrap();
+        fs::remove_file(directory.path().join("spool.db")).unwrap();
+        if is_empty {
+            fs::write(directory.path().join("spool.db"), "").unwrap();
+        }
+
+        drop(open(directory.path(), UNBOUNDED));
+        let aside = directory
+            .path()
+            .join("spool.db.damaged-20261122T041500Z-wal");
+        assert_eq!(fs::read(aside).unwrap(), written, "empty: {is_empty}");
+    }
+}
+
+#[test]
 fn a_database_of_a_newer_build_is_kept_aside_for_it() {
     let directory = tempfile::tempdir().unwrap();
     let id = own_id(directory.path());

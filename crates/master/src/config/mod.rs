@@ -2,7 +2,9 @@
 //!
 //! `config/master.toml` is compiled in: its values are the defaults, its comments the reference.
 
-use std::net::{IpAddr, SocketAddr};
+mod listen;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time;
 
@@ -14,12 +16,15 @@ use rollcall_os::units::{Bytes, Duration};
 use rollcall_protocol::limits::{FRAME_PAYLOAD_BYTES_MAX, WINDOW_MAX};
 use serde::{Deserialize, Serialize};
 
+use crate::datagram::DatagramRules;
+use crate::listener::{Rules, Sockets};
 use crate::reactor::SessionRules;
 use crate::roll::{PresenceRules, RingRules};
 use crate::store::Retention;
+use listen::RawListen;
 
 /// The file that lists every key.
-pub(crate) const DEFAULTS: &str = include_str!("../../../config/master.toml");
+pub(crate) const DEFAULTS: &str = include_str!("../../../../config/master.toml");
 /// Where the file is unless `--config` says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/rollcall/master.toml";
 
@@ -49,15 +54,6 @@ pub(crate) struct Raw {
     shutdown: RawShutdown,
     #[garde(skip)]
     log: LogConfig,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, Validate)]
-#[serde(deny_unknown_fields)]
-struct RawListen {
-    #[garde(length(min = 1))]
-    addresses: Vec<SocketAddr>,
-    #[garde(range(min = 1))]
-    backlog: u16,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -132,6 +128,14 @@ struct RawSession {
 struct RawLimits {
     #[garde(skip)]
     connections_max: usize,
+    #[garde(skip)]
+    connections_per_address_max: usize,
+    #[garde(custom(within(1, 1_000_000)))]
+    datagram_rate: u32,
+    #[garde(custom(within(1, 1_000_000)))]
+    datagram_burst: u32,
+    #[garde(custom(within(1, 1_000_000)))]
+    datagrams_max: usize,
     #[garde(custom(within(Bytes::new(1024), FRAME_MAX)))]
     frame_max: Bytes,
 }
@@ -146,17 +150,16 @@ struct RawShutdown {
 /// The configuration, known to be right.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    pub(crate) listen: Vec<SocketAddr>,
-    pub(crate) backlog: u16,
+    /// Its `connections_max` is as configured: 0 for as many as the limit of open files allows.
+    pub(crate) listen: Rules,
+    pub(crate) sockets: Sockets,
+    pub(crate) datagrams: DatagramRules,
     pub(crate) http: SocketAddr,
     pub(crate) state_directory: PathBuf,
     pub(crate) retention: Retention,
     pub(crate) rings: RingRules,
     pub(crate) presence: PresenceRules,
     pub(crate) session: SessionRules,
-    pub(crate) liveness: Liveness,
-    /// 0: as many as the limit of open files allows.
-    pub(crate) connections_max: usize,
     pub(crate) shutdown_deadline: time::Duration,
     /// None: the one that suits where it goes.
     pub(crate) log_format: Option<LogFormat>,
@@ -179,10 +182,14 @@ impl Config {
 
     /// The names of what can't be changed while the daemon runs, where `new` differs.
     pub(crate) fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
+        let (own, its) = (self.sockets.options, new.sockets.options);
         let differs = [
+            ("listen.backlog", own.backlog != its.backlog),
+            ("listen.ipv6_only", own.ipv6_only != its.ipv6_only),
+            ("listen.freebind", own.freebind != its.freebind),
             (
-                "listen",
-                self.listen != new.listen || self.backlog != new.backlog,
+                "listen.datagram, limits.datagram*",
+                self.datagrams != new.datagrams,
             ),
             ("http.address", self.http != new.http),
             (
@@ -195,11 +202,7 @@ impl Config {
             ),
             (
                 "session.keepalive_*, session.user_timeout",
-                self.liveness != new.liveness,
-            ),
-            (
-                "limits.connections_max",
-                self.connections_max != new.connections_max,
+                self.sockets.liveness != new.sockets.liveness,
             ),
             ("log.format", self.log_format != new.log_format),
         ];
@@ -209,25 +212,7 @@ impl Config {
 }
 
 fn resolve(raw: Raw, faults: &mut Faults<'_>) -> Result<Config, Reported> {
-    let mut reported = None;
-    if raw.tls.mode == TlsMode::LoopbackOnly {
-        for (at, address) in raw.listen.addresses.iter().enumerate() {
-            if !is_loopback(address.ip()) {
-                let message = format!(
-                    "{address} is not a loopback address; set [tls] mode = \"off\" to accept slaves from the network without authentication"
-                );
-                reported = Some(faults.add(&format!("listen.addresses[{at}]"), message));
-            }
-        }
-    }
-    for (at, address) in raw.listen.addresses.iter().enumerate() {
-        if raw.listen.addresses[..at].contains(address) {
-            reported = Some(faults.add(
-                &format!("listen.addresses[{at}]"),
-                format!("{address} is listed twice"),
-            ));
-        }
-    }
+    let mut reported = raw.listen.check(raw.tls.mode, raw.http.address, faults);
     if raw.presence.missing_after <= raw.presence.late_after {
         let message = format!(
             "must be more than presence.late_after, which is {}",
@@ -243,8 +228,25 @@ fn resolve(raw: Raw, faults: &mut Faults<'_>) -> Result<Config, Reported> {
 
 fn resolved(raw: Raw) -> Config {
     Config {
-        listen: raw.listen.addresses.clone(),
-        backlog: raw.listen.backlog,
+        listen: Rules {
+            listeners: raw.listen.listeners(),
+            connections_max: raw.limits.connections_max,
+            connections_per_address_max: raw.limits.connections_per_address_max,
+        },
+        sockets: Sockets {
+            options: raw.listen.options(),
+            liveness: Liveness {
+                keepalive_idle: raw.session.keepalive_idle.get(),
+                keepalive_interval: raw.session.keepalive_interval.get(),
+                user_timeout: raw.session.user_timeout.get(),
+            },
+        },
+        datagrams: DatagramRules {
+            addresses: raw.listen.datagram().to_vec(),
+            rate: raw.limits.datagram_rate,
+            burst: raw.limits.datagram_burst,
+            in_hand_max: raw.limits.datagrams_max,
+        },
         http: raw.http.address,
         state_directory: raw.state.directory.clone(),
         retention: Retention {
@@ -267,12 +269,6 @@ fn resolved(raw: Raw) -> Config {
                 .unwrap_or(FRAME_PAYLOAD_BYTES_MAX),
             window: raw.session.window,
         },
-        liveness: Liveness {
-            keepalive_idle: raw.session.keepalive_idle.get(),
-            keepalive_interval: raw.session.keepalive_interval.get(),
-            user_timeout: raw.session.user_timeout.get(),
-        },
-        connections_max: raw.limits.connections_max,
         shutdown_deadline: raw.shutdown.deadline.get(),
         log_format: raw.log.format(),
         log_level: raw.log.level,
@@ -280,42 +276,47 @@ fn resolved(raw: Raw) -> Config {
     }
 }
 
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::Listener;
+
+    /// The keys that have a fault, in the order of the file.
+    pub(super) fn faults_of(text: &str) -> Vec<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        match load_with(DEFAULTS, Some(file.path()), resolve) {
+            Ok(_) => Vec::new(),
+            Err(error) => {
+                let faults = error.faults().iter();
+                faults.map(|fault| fault.key.clone()).collect()
+            }
+        }
+    }
 
     #[test]
     fn the_shipped_file_is_the_defaults() {
         let config = load_with(DEFAULTS, None, resolve).unwrap();
-        assert_eq!(config.listen, ["127.0.0.1:7412".parse().unwrap()]);
+        let listener = Listener {
+            address: "127.0.0.1:7412".parse().unwrap(),
+            privileged: false,
+        };
+        assert_eq!(config.listen.listeners, [listener]);
         assert_eq!(config.session.frame_bytes_max, FRAME_PAYLOAD_BYTES_MAX);
     }
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let file = tempfile::NamedTempFile::new().unwrap();
         let text = "[listen]\naddresses = [\"0.0.0.0:7412\", \"127.0.0.1:1\", \"127.0.0.1:1\"]\n\
                     [presence]\nlate_after = 4.0\n[session]\nwindow = 0\n";
-        std::fs::write(file.path(), text).unwrap();
-        let error = load_with(DEFAULTS, Some(file.path()), resolve).unwrap_err();
-        let keys: Vec<_> = error
-            .faults()
-            .iter()
-            .map(|fault| fault.key.as_str())
-            .collect();
         assert_eq!(
-            keys,
+            faults_of(text),
             [
                 "listen.addresses[0]",
                 "listen.addresses[2]",
                 "presence.missing_after",
                 "session.window"
-            ],
-            "{error}"
+            ]
         );
     }
 }

@@ -1,0 +1,93 @@
+//! What the doctor finds.
+
+use serde::Serialize;
+
+use crate::style::Tone;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Severity {
+    /// As it should be.
+    Ok,
+    /// Worth knowing; nothing fails by it alone.
+    Notice,
+    /// It fails under load, or somebody believes what is not so.
+    Warning,
+    /// It fails now, or is about to.
+    Critical,
+}
+
+impl Severity {
+    /// As in JSON.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// Its colour.
+    pub(super) fn tone(self) -> Tone {
+        match self {
+            Self::Ok => Tone::Good,
+            Self::Notice => Tone::Odd,
+            Self::Warning => Tone::Warning,
+            Self::Critical => Tone::Bad,
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    /// A stable name.
+    pub(super) id: &'static str,
+    pub(super) severity: Severity,
+    /// What is so, with its figures.
+    pub(super) what: String,
+    /// What it means, in a sentence.
+    pub(super) means: String,
+    /// The command that mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mend: Option<String>,
+}
+
+impl Finding {
+    /// A finding that takes no command.
+    pub(super) fn new(
+        id: &'static str,
+        severity: Severity,
+        what: impl Into<String>,
+        means: impl Into<String>,
+    ) -> Self {
+        Self {
+            id,
+            severity,
+            what: what.into(),
+            means: means.into(),
+            mend: None,
+        }
+    }
+
+    /// The same with the command that mends it, if it needs mending.
+    pub(super) fn mend(mut self, command: impl Into<String>) -> Self {
+        if self.severity > Severity::Ok {
+            self.mend = Some(command.into());
+        }
+        self
+    }
+}
+
+/// `sysctl -w name=value`
+pub(super) fn set(name: &str, value: impl std::fmt::Display) -> String {
+    format!("sysctl -w {name}={value}")
+}
+
+/// The worst of them.
+pub(super) fn worst(findings: &[Finding]) -> Severity {
+    let all = findings.iter().map(|finding| finding.severity);
+    all.max().unwrap_or(Severity::Ok)
+}

@@ -1,0 +1,254 @@
+//! Per-message mode and the local ports: a connection for each report, as fast as it goes, runs out
+//! of none, because the master closes first.
+//!
+//! `ROLLCALL_REPORTS` is how many reports each of the two long runs sends (60,000, which is twice the
+//! number of ports that there are; 1,000,000 for the full length).
+
+use std::env;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rollcall_e2e::bench::{Bench, Outcome};
+use rollcall_e2e::{Master, Namespace, binaries};
+use serde_json::json;
+
+const REPORTS: &str = "ROLLCALL_REPORTS";
+const REPORTS_BY_DEFAULT: u64 = 60_000;
+/// For each report, on a machine that is very busy.
+const MICROS_PER_REPORT: u64 = 2000;
+const LIMIT_AT_LEAST: Duration = Duration::from_secs(60);
+
+fn reports() -> u64 {
+    match env::var(REPORTS) {
+        Ok(text) => text.parse().expect("ROLLCALL_REPORTS is a number"),
+        Err(_) => REPORTS_BY_DEFAULT,
+    }
+}
+
+/// A master on an address of `namespace`.
+fn start_master(folder: &Path, namespace: &Namespace, ip: Ipv4Addr) -> (Master, SocketAddr) {
+    let mut master = Master::new(folder, "master");
+    let address = SocketAddr::from((ip, 7412));
+    master
+        .config
+        .set("listen.addresses", vec![address.to_string()])
+        .set("tls.mode", "off")
+        .set("limits.connections_max", 1000);
+    namespace.run(|| master.start());
+    (master, address)
+}
+
+fn send(
+    folder: &Path,
+    namespace: &Namespace,
+    master: SocketAddr,
+    count: u64,
+    slaves: u32,
+    more: &[&str],
+) -> Outcome {
+    let (count_text, slaves) = (count.to_string(), slaves.to_string());
+    let fixed = ["--mode", "per-message", "--count", &count_text, "--slaves", &slaves];
+    let arguments = [&fixed[..], more].concat();
+    let bench = namespace.run(|| Bench::spawn(folder, master, &arguments));
+    let limit = Duration::from_micros(MICROS_PER_REPORT.saturating_mul(count));
+    bench.wait(limit.max(LIMIT_AT_LEAST))
+}
+
+/// All of them are acked and applied, each once.
+fn assert_all_there(namespace: &Namespace, master: &Master, outcome: &Outcome, count: u64) {
+    let json = &outcome.result;
+    assert_eq!(outcome.code, Some(0), "{json} {}", outcome.stderr);
+    assert_eq!(
+        (outcome.number("/acked"), outcome.number("/lost")),
+        (count, 0),
+        "{json}"
+    );
+    let api = master.api();
+    let metric = |name| namespace.run(|| api.metric(name)).expect("the metric");
+    assert_eq!(metric("rollcall_reports_applied_total").to_string(), count.to_string());
+}
+
+/// Not one connection failed, and none left TIME_WAIT on the slaves' side.
+fn assert_no_port_is_lost(outcome: &Outcome, count: u64) {
+    let json = &outcome.result;
+    assert_eq!(json["errors"], json!({}), "{json}");
+    assert_eq!(json["connects_failed"], json!({}), "{json}");
+    assert_eq!(outcome.number("/connects"), count, "{json}");
+    assert_eq!(outcome.number("/time_wait"), 0, "{json}");
+}
+
+fn tell(what: &str, outcome: &Outcome) {
+    let json = &outcome.result;
+    println!(
+        "{what}: {} reports, {:.0}/s, {} lost, {} connects, failed {}, left TIME_WAIT {:.2}%, {} of the bare loop",
+        json["acked"],
+        json["rate_per_s"].as_f64().unwrap_or_default(),
+        json["lost"],
+        json["connects"],
+        json["connects_failed"],
+        json["time_wait_share"].as_f64().unwrap_or_default() * 100.0,
+        json["connect_loop"]["ratio"],
+    );
+}
+
+/// Over loopback, where the kernel would help itself after a second (tcp_tw_reuse = 2).
+#[test]
+fn loopback_runs_out_of_no_port() {
+    let Some(namespace) = Namespace::new_or_skip_loudly("per-message mode over loopback") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (master, address) = start_master(folder.path(), &namespace, Ipv4Addr::LOCALHOST);
+    let count = reports();
+    let more = ["--connect-loop"];
+    let outcome = send(folder.path(), &namespace, address, count, 64, &more);
+    tell("loopback", &outcome);
+    assert_all_there(&namespace, &master, &outcome, count);
+    assert_no_port_is_lost(&outcome, count);
+    assert_eq!(outcome.number("/connect_loop/time_wait"), 0);
+}
+
+/// Between two hosts, as it were, where it would not.
+#[test]
+fn veth_runs_out_of_no_port() {
+    let Some((here, there)) = two_hosts("per-message mode between two network namespaces") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (master, address) = start_master(folder.path(), &there, THERE);
+    let count = reports();
+    let bare = there.run(BareServer::start);
+    let more = ["--connect-loop-server", &bare.address];
+    let outcome = send(folder.path(), &here, address, count, 64, &more);
+    tell("veth", &outcome);
+    assert_all_there(&there, &master, &outcome, count);
+    assert_no_port_is_lost(&outcome, count);
+    assert_eq!(outcome.number("/connect_loop/answered"), count);
+}
+
+/// The bench's own server for the bare loop of connections. It ends with its standard input.
+struct BareServer {
+    child: Child,
+    address: String,
+}
+
+impl BareServer {
+    fn start() -> Self {
+        let mut child = Command::new(binaries::path(binaries::BENCH))
+            .args(["baseline-server", "connect-loop", "--log-directory", "."])
+            .arg("--listen")
+            .arg(SocketAddr::from((THERE, 7500)).to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        let stdout = child.stdout.take().expect("a pipe");
+        let mut address = String::new();
+        let read = BufReader::new(stdout).read_line(&mut address);
+        read.expect("the address of the server");
+        Self {
+            child,
+            address: address.trim().to_owned(),
+        }
+    }
+}
+
+impl Drop for BareServer {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // It is this process's own child, and whatever it ends with is no matter.
+        let _ = self.child.wait();
+    }
+}
+
+const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+/// Two namespaces and a cable. The sysctls are the kernel's defaults, whatever this host has.
+fn two_hosts(name: &str) -> Option<(Namespace, Namespace)> {
+    let here = Namespace::new_or_skip_loudly(name)?;
+    let there = Namespace::new_or_skip_loudly(name)?;
+    here.connect(&there, "10.77.0.1/24", "10.77.0.2/24");
+    Some((here, there))
+}
+
+/// A hundred ports and twice as many slaves: connects fail with 99 while all ports are in use, which
+/// costs time and no report.
+#[test]
+fn a_hundred_ports_lose_nothing() {
+    let Some((here, there)) = two_hosts("per-message mode on 100 ports") else {
+        return;
+    };
+    here.set("net.ipv4.ip_local_port_range", "40000 40099");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (master, address) = start_master(folder.path(), &there, THERE);
+    let count = 20_000;
+    let outcome = send(folder.path(), &here, address, count, 200, &[]);
+    tell("100 ports", &outcome);
+    assert_all_there(&there, &master, &outcome, count);
+    let failed = outcome.number("/connects_failed/99");
+    assert!(failed > 0, "{}", outcome.result);
+    assert_eq!(outcome.number("/connects"), count + failed, "no other errno");
+    assert_eq!(outcome.number("/time_wait"), 0);
+}
+
+/// The same behind something that keeps the master's end of the stream to itself, with slaves that
+/// close at once: TIME_WAIT is ours, and each port is good for one report a second.
+#[test]
+fn ports_held_in_time_wait_cost_time_and_lose_nothing() {
+    let Some((here, there)) = two_hosts("per-message mode with TIME_WAIT on 100 ports") else {
+        return;
+    };
+    here.set("net.ipv4.ip_local_port_range", "40000 40099");
+    // A port is given back after 1 s instead of 60 (Linux 4.6 and later need timestamps for it).
+    here.set("net.ipv4.tcp_tw_reuse", "1");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (master, address) = start_master(folder.path(), &there, THERE);
+    let relay = there.run(|| relay_that_stays_open(address));
+    let count = 400;
+    let more = ["--close", "slave-first"];
+    let outcome = send(folder.path(), &here, relay, count, 50, &more);
+    tell("100 ports in TIME_WAIT", &outcome);
+    assert_all_there(&there, &master, &outcome, count);
+    assert!(outcome.number("/connects_failed/99") > 0, "{}", outcome.result);
+    let held = outcome.number("/time_wait");
+    assert!((50..=100).contains(&held), "{}", outcome.result);
+}
+
+/// Passes bytes on both ways, and the end of the stream only from the client to the master: its client
+/// has to close first. It lives in the namespace of its caller, until the test ends.
+fn relay_that_stays_open(master: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind((THERE, 7500)).expect("a port in an empty namespace");
+    let address = listener.local_addr().expect("the address bound");
+    thread::spawn(move || {
+        while let Ok((client, _)) = listener.accept() {
+            // Whatever breaks, the client sees it.
+            thread::spawn(move || drop(pass_on(client, master)));
+        }
+    });
+    address
+}
+
+fn pass_on(mut client: TcpStream, master: SocketAddr) -> io::Result<()> {
+    let mut upstream = TcpStream::connect(master)?;
+    let (mut from, mut to) = (upstream.try_clone()?, client.try_clone()?);
+    let down = thread::spawn(move || copy(&mut from, &mut to));
+    copy(&mut client, &mut upstream)?;
+    upstream.shutdown(Shutdown::Write)?;
+    // The result is the client's to see.
+    drop(down.join());
+    Ok(())
+}
+
+fn copy(from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => to.write_all(&buffer[..count])?,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What goes into one datagram: Hello, and from the spool what fits.
+
+use prost::Message;
+use rollcall_os::clock;
+use rollcall_protocol::frame;
+use rollcall_protocol::limits::{FRAME_HEADER_BYTES, PER_MESSAGE_FRAMES_MAX};
+use rollcall_protocol::session::SlaveSession;
+use rollcall_protocol::session::slave::Pick;
+use rollcall_protocol::wire::{self, Gap, Hello, Mark, ToMaster, to_master::Kind};
+
+use crate::link::Link;
+use crate::link::feed::{Feed, sequence_of, stream_of, to_message};
+use crate::link::hello::{goodbye, hello};
+use crate::spool::{Body, Entry, SpoolError};
+
+/// A question that can be asked any number of times.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) number: u64,
+    bytes: Vec<u8>,
+    pub(super) session: SlaveSession,
+    /// What is to be acked: stream and last sequence of each entry.
+    pub(super) sent: Vec<Mark>,
+    /// What the master lacks; it is among `sent`.
+    pub(super) owed: Vec<Gap>,
+    /// The newest entry that goes as a live report.
+    pub(super) live: Option<u64>,
+    /// The question is the last one.
+    pub(super) is_goodbye: bool,
+    /// How far the process's own stream had been sent before.
+    pub(super) sent_before: Mark,
+}
+
+/// What came of building one.
+pub(super) enum Built {
+    Question(Box<Question>),
+    /// Not even one entry fits: with Hello it takes so many bytes.
+    TooLarge(usize),
+}
+
+impl Question {
+    /// Takes from the spool as much as `room` bytes have room for.
+    pub(super) async fn build(
+        link: &mut Link,
+        master: &str,
+        room: usize,
+    ) -> Result<Built, SpoolError> {
+        let newest = *link.spool.watch_newest().borrow_and_update();
+        let standing = link.spool.introduce().await?;
+        let pending = standing.pending.clone();
+        let sent_before = link.begin_sending(&pending);
+        let hello = hello(&link.config, standing, wire::Mode::Datagram, 0);
+        let mut feed = Feed::new(link.spool.clone(), &pending);
+        let now = clock::boot();
+        let mut session = SlaveSession::new(now, link.config.timeouts, pending, 0);
+        session.send_with_hello(PER_MESSAGE_FRAMES_MAX);
+        let mut writer = Writer::new(hello, room);
+        let mut owed = std::mem::take(&mut link.owed);
+        let mut sent = Vec::new();
+        let fitting = owed
+            .iter()
+            .take_while(|gap| writer.offer(Some(Kind::Gap(**gap))).is_none())
+            .count();
+        link.owed = owed.split_off(fitting);
+        for gap in &owed {
+            session.handle_gap_sent(gap, now);
+            sent.push(mark(gap.stream, gap.last));
+        }
+        let mut live = link.datagrams.told_live(master);
+        if let Some(entry) = live {
+            session.handle_sent(Pick::Preview(entry), 0, 0, now);
+        }
+        let mut over = None;
+        while over.is_none() {
+            feed.fill_up_to(newest).await?;
+            let next = feed.next().map(|entry| entry.id);
+            let pick = session.pick(next, Some(newest));
+            match pick {
+                Pick::Wait => break,
+                Pick::Preview(picked) => {
+                    let newest = link.spool.newest().await?;
+                    // A newer one may have come meanwhile.
+                    let id = newest.as_ref().map_or(picked, |entry| entry.id.max(picked));
+                    session.handle_sent(Pick::Preview(id), 0, 0, now);
+                    live = Some(id);
+                    over = writer.offer(newest.and_then(preview));
+                }
+                Pick::InOrder { entry, live: first } => {
+                    let Some(body) = feed.next().map(|entry| entry.body.clone()) else {
+                        break;
+                    };
+                    over = writer.offer(Some(to_message(&body, first)));
+                    if over.is_none() {
+                        let place = mark(stream_of(&body), sequence_of(&body));
+                        session.handle_sent(pick, place.stream, place.sequence, now);
+                        link.note_sent(place);
+                        sent.push(place);
+                        feed.advance();
+                        live = if first { Some(entry) } else { live };
+                    }
+                }
+            }
+        }
+        feed.fill().await?;
+        if sent.is_empty()
+            && let Some(bytes) = over
+        {
+            link.restore_owed(owed);
+            return Ok(Built::TooLarge(bytes));
+        }
+        let ends = link.is_stopping() && (feed.is_empty() || link.is_drained());
+        let is_goodbye = ends && writer.offer(Some(goodbye())).is_none();
+        let number = link.datagrams.numbers.next_number();
+        let bytes = writer.finish(number);
+        if bytes.len() > room {
+            link.restore_owed(owed);
+            return Ok(Built::TooLarge(bytes.len()));
+        }
+        Ok(Built::Question(Box::new(Self {
+            number,
+            bytes,
+            session,
+            sent,
+            owed,
+            live,
+            is_goodbye,
+            sent_before,
+        })))
+    }
+
+    /// The datagram.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn mark(stream: u64, sequence: u64) -> Mark {
+    Mark { stream, sequence }
+}
+
+/// A report that goes ahead of the backlog.
+fn preview(entry: Entry) -> Option<Kind> {
+    match entry.body {
+        Body::Report(report) => Some(Kind::Report(wire::Report {
+            live: true,
+            preview: true,
+            ..report
+        })),
+        Body::Gap(_) => None,
+    }
+}
+
+/// Frames after a Hello that is written last: it says how many they are.
+struct Writer {
+    hello: Hello,
+    frames: u32,
+    rest: Vec<u8>,
+    room: usize,
+}
+
+impl Writer {
+    fn new(hello: Hello, room: usize) -> Self {
+        // As long as it can get.
+        let longest = Hello {
+            frames: PER_MESSAGE_FRAMES_MAX,
+            question: u64::MAX,
+            ..hello.clone()
+        };
+        Self {
+            room: room.saturating_sub(frame_bytes(&to_master(Kind::Hello(longest)))),
+            hello,
+            frames: 0,
+            rest: Vec::new(),
+        }
+    }
+
+    /// Adds the message if it fits, and there is one; else says how large the datagram would be.
+    fn offer(&mut self, kind: Option<Kind>) -> Option<usize> {
+        let message = to_master(kind?);
+        let bytes = self.rest.len() + frame_bytes(&message);
+        if bytes > self.room || self.frames >= PER_MESSAGE_FRAMES_MAX {
+            return Some(bytes);
+        }
+        self.put(&message);
+        None
+    }
+
+    fn put(&mut self, message: &ToMaster) {
+        match frame::encode(message, &mut self.rest) {
+            Ok(()) => self.frames += 1,
+            // It was measured.
+            Err(error) => {
+                tracing::error!(event = "message_too_large", error = %error, "a message is not sent");
+            }
+        }
+    }
+
+    fn finish(self, number: u64) -> Vec<u8> {
+        let hello = Hello {
+            frames: self.frames,
+            question: number,
+            ..self.hello
+        };
+        let mut bytes = Vec::new();
+        // A Hello that is too large for a frame is too large for a datagram, too.
+        if frame::encode(&to_master(Kind::Hello(hello)), &mut bytes).is_ok() {
+            bytes.extend(self.rest);
+        }
+        bytes
+    }
+}
+
+fn to_master(kind: Kind) -> ToMaster {
+    ToMaster { kind: Some(kind) }
+}
+
+fn frame_bytes(message: &ToMaster) -> usize {
+    FRAME_HEADER_BYTES + message.encoded_len()
+}
