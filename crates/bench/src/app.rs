@@ -155,7 +155,14 @@ fn against(
     let connections = u32::try_from(pooled).unwrap_or(u32::MAX);
     let idle = run.mode == args::Mode::Idle;
     let ports = watch.connects.report();
-    let report = RunReport::new(&outcome, ports, &watch.server, &watch.client, connections, idle);
+    let report = RunReport::new(
+        &outcome,
+        ports,
+        &watch.server,
+        &watch.client,
+        connections,
+        idle,
+    );
     Ok((outcome, report))
 }
 

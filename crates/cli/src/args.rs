@@ -10,7 +10,7 @@ use rollcall_protocol::api::{EventKind, Health, Presence};
 
 use crate::style::ColorChoice;
 use crate::url::MasterUrl;
-use crate::{lab, time, words};
+use crate::{lab, time};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +21,7 @@ Examples:
   rollcall show web-1                  one slave, with each of its checks
   rollcall events --since 1h           what has changed in the last hour
   rollcall events --follow             what changes, as it changes
+  rollcall doctor                      whether this host has ports for its connections
   rollcall lab                         errors 98 and 99, made to happen and mended
 
 The master is asked over HTTP: at 127.0.0.1:7413, unless --master or ROLLCALL_MASTER
@@ -103,6 +104,22 @@ used, with a hundred of its ports, and what can't be shown there is said. Neithe
 nor a slave is needed. Exit codes: 0 all as expected, 1 not, which an unusual kernel or
 setting explains, or a bug.";
 
+const DOCTOR_HELP: &str = "\
+Examples:
+  rollcall doctor
+  rollcall doctor --destination master.example:7412
+  rollcall doctor --watch
+  rollcall doctor --json | jq '.findings[] | select(.severity != \"ok\")'
+
+Looks at source ports and what holds them, at TIME_WAIT, listeners and their queues, files,
+memory, the firewall's table, and at settings that are advised and wrong. Each finding is
+ok, notice, warning or critical, with what it means and the command that mends it; it runs
+none of them. PORTS LEFT are those that the next connections to a destination may have,
+besides those REUSABLE, which are in TIME_WAIT. Whose the sockets of other users are is
+seen by root only. Neither a master nor a configuration is needed.
+Exit codes: 0 nothing worse than a notice, 1 a warning or worse (with --watch: at the last
+look), or it could not look.";
+
 /// The operator's command of Rollcall, which keeps the roll of a fleet: who is there, and how they are.
 #[derive(Debug, Parser)]
 #[command(name = "rollcall", version, after_help = EXAMPLES)]
@@ -143,6 +160,9 @@ pub(crate) enum Command {
     /// Kill and restart a master and its slaves under load, and say what came of it
     #[command(after_help = DRILL_HELP)]
     Drill(DrillArgs),
+    /// Look at this host's ports and sockets: what fails, what will, and what mends it
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Make ports fail as they are known to, and mend it: errors 98 and 99, shown on this machine
     #[command(after_help = LAB_HELP)]
     Lab(LabArgs),
@@ -322,6 +342,30 @@ pub(crate) enum Victims {
     Both,
 }
 
+/// `rollcall doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Look again and again, until Ctrl-C; counters tell what has grown between two looks
+    #[arg(long)]
+    pub(crate) watch: bool,
+
+    /// How often to look
+    #[arg(long, value_name = "DURATION", default_value = "2s", requires = "watch", value_parser = time::parse_length)]
+    pub(crate) every: units::Duration,
+
+    /// End the watch by itself, after so long
+    #[arg(long = "for", value_name = "DURATION", requires = "watch", value_parser = time::parse_length)]
+    pub(crate) duration: Option<units::Duration>,
+
+    /// Only this destination, also when nobody is connected to it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) destination: Option<String>,
+
+    /// As JSON; with --watch one line a look
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// `rollcall lab`.
 #[derive(Debug, Args)]
 pub(crate) struct LabArgs {
@@ -370,15 +414,15 @@ fn parse_check(text: &str) -> Result<NewCheck, String> {
 }
 
 fn presences() -> impl TypedValueParser<Value = Presence> {
-    one_of(&words::PRESENCES, words::presence)
+    one_of(&Presence::ALL, Presence::as_str)
 }
 
 fn healths() -> impl TypedValueParser<Value = Health> {
-    one_of(&words::HEALTHS, words::health)
+    one_of(&Health::ALL, Health::as_str)
 }
 
 fn kinds() -> impl TypedValueParser<Value = EventKind> {
-    one_of(&words::KINDS, words::kind)
+    one_of(&EventKind::ALL, EventKind::as_str)
 }
 
 fn one_of<T: Copy + Send + Sync + 'static>(

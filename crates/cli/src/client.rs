@@ -19,7 +19,6 @@ use ureq::{Agent, Body, BodyReader, RequestBuilder, Timeout, typestate::WithoutB
 use crate::escape::escape;
 use crate::sse::Messages;
 use crate::url::MasterUrl;
-use crate::words;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer in bytes: over a hundred thousand slaves.
@@ -335,7 +334,7 @@ fn filtered(
         request = request.query("slave", slave);
     }
     if let Some(kind) = filter.kind {
-        request = request.query("kind", words::kind(kind));
+        request = request.query("kind", kind.as_str());
     }
     request
 }

@@ -91,7 +91,7 @@ fn lasted(event: &EventRow) -> bool {
 }
 
 fn what(event: &EventRow) -> Vec<(String, Tone)> {
-    let kind = words::kind(event.kind);
+    let kind = event.kind.as_str();
     let mut parts = vec![(format!("  {kind:<12}"), Tone::Plain)];
     if let Some(subject) = &event.subject {
         parts.push((format!("  {}", escape(subject)), Tone::Plain));

@@ -78,19 +78,17 @@ pub(crate) fn summary(rows: &[SlaveRow]) -> String {
         1 => "1 slave".to_owned(),
         number => format!("{number} slaves"),
     };
-    let presences = words::PRESENCES.iter().map(|presence| {
+    let presences = Presence::ALL.iter().map(|presence| {
         let number = rows.iter().filter(|row| row.presence == *presence).count();
-        (number, words::presence(*presence))
+        (number, presence.as_str())
     });
-    let troubles = words::HEALTHS
-        .iter()
-        .filter(|health| **health != Health::Ok);
+    let troubles = Health::ALL.iter().filter(|health| **health != Health::Ok);
     let healths = troubles.map(|health| {
         let number = rows
             .iter()
             .filter(|row| row.health == Some(*health))
             .count();
-        (number, words::health(*health))
+        (number, health.as_str())
     });
     let mut separator = ": ";
     for (number, word) in presences.chain(healths).filter(|(number, _)| *number > 0) {
@@ -105,7 +103,7 @@ pub(crate) fn summary(rows: &[SlaveRow]) -> String {
 pub(crate) fn health_tone(row: &SlaveRow) -> Tone {
     match (row.presence, row.health) {
         (Presence::Missing | Presence::Left | Presence::Expected, _) | (_, None) => Tone::Faint,
-        (Presence::Up | Presence::Late, Some(health)) => words::tone(words::health(health)),
+        (Presence::Up | Presence::Late, Some(health)) => words::tone(health.as_str()),
     }
 }
 
@@ -137,7 +135,7 @@ fn warn_if_degraded(client: &Client) {
 }
 
 fn fields(row: &SlaveRow, now_ms: i64) -> Vec<Field> {
-    let presence = words::presence(row.presence);
+    let presence = row.presence.as_str();
     let last_seen = row
         .last_seen_ms
         .map_or_else(|| "never".to_owned(), |at| time::relative(now_ms, at));
@@ -148,12 +146,12 @@ fn fields(row: &SlaveRow, now_ms: i64) -> Vec<Field> {
     vec![
         Field::plain(escape(&row.name)),
         Field::new(presence, words::tone(presence)),
-        Field::new(row.health.map_or("-", words::health), health_tone(row)),
+        Field::new(row.health.map_or("-", Health::as_str), health_tone(row)),
         Field::plain(time::relative(now_ms, row.since_ms)),
         Field::new(last_seen, last_seen_tone),
         Field::plain(time::length(row.interval_ms.into())),
         Field::plain(row.sequence.to_string()),
-        Field::plain(words::mode(row.mode)),
+        Field::plain(row.mode.as_str()),
         Field::plain(row.peer.as_deref().map_or("-".into(), escape)),
         Field::plain(labels(row)),
     ]

@@ -1,14 +1,17 @@
 //! `rollcall`: the operator's command. It asks a master over HTTP and prints what it says, and
 //! `rollcall up` starts a master and a slave to try Rollcall out, and `rollcall drill` kills and
-//! restarts them to see what comes of it. `rollcall lab` asks nobody but the kernel.
+//! restarts them to see what comes of it. `rollcall lab` and `rollcall
+//! doctor` ask nobody but the kernel.
 
 mod args;
 mod client;
 mod daemons;
+mod doctor;
 mod drill;
 mod escape;
 mod events;
 mod follow;
+mod frame;
 mod json;
 mod lab;
 mod ls;
@@ -65,6 +68,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Up(args) => up::run(args, &mut out),
         Command::Drill(args) => drill::run(args, &mut out),
         Command::Lab(args) => lab::run(args, &mut out),
+        Command::Doctor(args) => doctor::run(args, &mut out),
         Command::UpChild(args) => daemons::become_child(args),
     }
 }

@@ -99,7 +99,7 @@ fn gap_row(gap: &EventRow, width: usize) -> Vec<Field> {
 }
 
 fn report_row(report: &ReportRow) -> Vec<Field> {
-    let health = words::health(report.health);
+    let health = report.health.as_str();
     vec![
         Field::plain(time::local(report.time_ms)),
         Field::new(health, words::tone(health)),
@@ -113,7 +113,7 @@ fn in_trouble(checks: &[CheckRow]) -> String {
         .iter()
         .filter(|check| check.state != Health::Ok)
         .map(|check| {
-            let state = words::health(check.state);
+            let state = check.state.as_str();
             format!("{} {state}: {}", escape(&check.name), escape(&check.text))
         })
         .collect();
@@ -124,7 +124,7 @@ fn in_trouble(checks: &[CheckRow]) -> String {
 }
 
 fn check_row(report: &ReportRow, check: &CheckRow) -> Vec<Field> {
-    let state = words::health(check.state);
+    let state = check.state.as_str();
     vec![
         Field::plain(time::local(report.time_ms)),
         Field::plain(escape(&check.name)),

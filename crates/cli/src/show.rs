@@ -59,8 +59,8 @@ pub(crate) fn run(client: &Client, args: &ShowArgs, out: &mut Output) -> anyhow:
 fn about(slave: &SlaveDetail, now_ms: i64, look: Look) -> Vec<String> {
     let row = &slave.row;
     let at = |ms: i64| format!("{} ({})", time::relative(now_ms, ms), time::local(ms));
-    let presence = words::presence(row.presence);
-    let health = row.health.map_or("none yet", words::health);
+    let presence = row.presence.as_str();
+    let health = row.health.map_or("none yet", Health::as_str);
     let facts = [
         ("presence", look.paint(presence, words::tone(presence))),
         ("health", look.paint(health, ls::health_tone(row))),
@@ -105,7 +105,7 @@ fn reports(row: &SlaveRow) -> String {
 }
 
 fn connection(row: &SlaveRow, now_ms: i64) -> String {
-    let mut text = words::mode(row.mode).to_owned();
+    let mut text = row.mode.as_str().to_owned();
     if let Some(peer) = &row.peer {
         text.push_str(&format!(", from {}", escape(peer)));
     }
@@ -143,7 +143,7 @@ fn checks(slave: &SlaveDetail, now_ms: i64, look: Look) -> Vec<String> {
     let rows: Vec<_> = checks
         .into_iter()
         .map(|check| {
-            let state = words::health(check.state);
+            let state = check.state.as_str();
             let taken_ms = check.time_ms.saturating_add(offset_ms);
             vec![
                 Field::plain(escape(&check.name)),

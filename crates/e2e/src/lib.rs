@@ -12,6 +12,8 @@
 //!   disk       a small file system that can be filled
 //!   image      a file system that can be frozen, turned read-only and limited by a quota
 //!   netns      network namespaces of a test's own
+//!   relay      something between slave and master that keeps the master's close back
+//!   site       two hosts with a cable between them
 //!   faults     kills and failures at system calls, damaged files, and those who check
 //!   source     the repository's own files
 //! ```
@@ -41,6 +43,8 @@ pub mod master;
 pub mod netns;
 pub mod peer;
 pub mod ports;
+pub mod relay;
+pub mod site;
 pub mod skip;
 pub mod slave;
 pub mod source;
@@ -52,5 +56,6 @@ pub use log::LogLine;
 pub use master::Master;
 pub use netns::Namespace;
 pub use peer::Peer;
+pub use site::Site;
 pub use slave::Slave;
 pub use wait::wait_until;

@@ -120,7 +120,7 @@ impl Site {
         what: &str,
         is_as_wanted: impl Fn(&SlaveRow) -> bool + Send,
     ) -> SlaveRow {
-        let api = master.api();
-        self.far.run(|| crate::master::wait_for_row(&api, NAME, what, is_as_wanted))
+        self.far
+            .run(|| master.wait_for_row(NAME, what, is_as_wanted))
     }
 }

@@ -119,16 +119,20 @@ fn starve(master: &mut Master, peer: &mut Peer, identity: &mut Identity, trouble
     assert_eq!(lines[0].number("errno"), trouble.errno, "{lines:?}");
 }
 
-/// After the trouble: the ack comes, nothing was lost or counted twice, nobody was blamed, and all of
-/// it is there after a kill.
-fn recover(master: &mut Master, peer: &mut Peer, identity: &mut Identity) {
+/// After the trouble: the ack comes, nothing was lost or counted twice, nobody was blamed.
+fn recover(peer: &mut Peer, identity: &mut Identity, master: &Master) {
     peer.await_ack(identity).expect("the ack, after all");
     assert_eq!(master.wait_for_readiness(200), None);
     peer.report(identity).expect("an ack, as before");
     let sent = identity.unacked - 1;
     let row = master.wait_for_row("patient", "up to date", |row| row.sequence == sent);
     assert_eq!((row.applied, row.duplicates, row.gaps), (sent, 0, 0));
-    assert_eq!(row.presence, Presence::Up);
+    assert_eq!((row.presence, row.reconnects), (Presence::Up, 0));
+}
+
+/// All of it is there after a kill.
+fn stays_recovered(master: &mut Master, identity: &Identity) {
+    let sent = identity.unacked - 1;
     master.kill_and_wait();
     master.start();
     let row = master.wait_for_row("patient", "on the roll", |_| true);
@@ -147,24 +151,10 @@ fn a_full_disk_is_told_and_survived_without_help() {
         let ballast = disk.fill();
         starve(&mut master, &mut peer, &mut identity, &FULL);
         drop(ballast);
-        peer.await_ack(&mut identity)
-            .expect("the ack, now that there is space");
-        assert_eq!(master.wait_for_readiness(200), None);
         master.wait_for_events("store_recovered", round);
-        peer.report(&mut identity).expect("an ack, as before");
-        let sent = identity.unacked - 1;
-        master.wait_for_row("patient", "up to date", |row| row.sequence == sent);
+        recover(&mut peer, &mut identity, &master);
     }
-    let sent = identity.unacked - 1;
-    let row = master.wait_for_row("patient", "up to date", |row| row.sequence == sent);
-    assert_eq!((row.applied, row.duplicates, row.gaps), (sent, 0, 0));
-    assert_eq!((row.presence, row.reconnects), (Presence::Up, 0));
-    // Nothing that was acked is gone after a kill, and nobody was blamed.
-    master.kill_and_wait();
-    master.start();
-    let row = master.wait_for_row("patient", "on the roll", |_| true);
-    assert_eq!((row.applied, row.sequence), (sent, sent));
-    assert_eq!(master.api().presences("patient").expect("events"), ["up"]);
+    stays_recovered(&mut master, &identity);
 }
 
 /// kill -9 while the disk is full: what was acked is there, what was not comes again and is applied
@@ -227,7 +217,8 @@ fn a_used_up_quota_is_told_and_survived_without_help() {
     image.use_up_quota(QUOTA_BYTES);
     starve(&mut master, &mut peer, &mut identity, &OVER_QUOTA);
     image.lift_quota();
-    recover(&mut master, &mut peer, &mut identity);
+    recover(&mut peer, &mut identity, &master);
+    stays_recovered(&mut master, &identity);
 }
 
 #[test]
@@ -240,7 +231,8 @@ fn a_disk_that_hangs_is_told_and_survived_without_help() {
     let frozen = image.freeze();
     starve(&mut master, &mut peer, &mut identity, &FROZEN);
     drop(frozen);
-    recover(&mut master, &mut peer, &mut identity);
+    recover(&mut peer, &mut identity, &master);
+    stays_recovered(&mut master, &identity);
 }
 
 /// It stays read-only until somebody mounts it again: the roll is served until then, and what was
@@ -263,5 +255,6 @@ fn a_disk_that_turns_read_only_is_told_and_keeps_what_was_acked() {
     let (mut peer, welcome) = Peer::open(master.address(), &identity).expect("a session");
     assert_eq!(welcome.marks[0].sequence, acked, "no more and no less");
     peer.resend(&identity).expect("a connection");
-    recover(&mut master, &mut peer, &mut identity);
+    peer.await_ack(&mut identity).expect("acks");
+    stays_recovered(&mut master, &identity);
 }

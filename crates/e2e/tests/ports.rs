@@ -5,14 +5,15 @@
 //! number of ports that there are; 1,000,000 for the full length).
 
 use std::env;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use rollcall_e2e::bench::{Bench, Outcome};
+use rollcall_e2e::relay::Relay;
+use rollcall_e2e::site::{FAR, Site};
 use rollcall_e2e::{Master, Namespace, binaries};
 use serde_json::json;
 
@@ -51,7 +52,14 @@ fn send(
     more: &[&str],
 ) -> Outcome {
     let (count_text, slaves) = (count.to_string(), slaves.to_string());
-    let fixed = ["--mode", "per-message", "--count", &count_text, "--slaves", &slaves];
+    let fixed = [
+        "--mode",
+        "per-message",
+        "--count",
+        &count_text,
+        "--slaves",
+        &slaves,
+    ];
     let arguments = [&fixed[..], more].concat();
     let bench = namespace.run(|| Bench::spawn(folder, master, &arguments));
     let limit = Duration::from_micros(MICROS_PER_REPORT.saturating_mul(count));
@@ -69,7 +77,10 @@ fn assert_all_there(namespace: &Namespace, master: &Master, outcome: &Outcome, c
     );
     let api = master.api();
     let metric = |name| namespace.run(|| api.metric(name)).expect("the metric");
-    assert_eq!(metric("rollcall_reports_applied_total").to_string(), count.to_string());
+    assert_eq!(
+        metric("rollcall_reports_applied_total").to_string(),
+        count.to_string()
+    );
 }
 
 /// Not one connection failed, and none left TIME_WAIT on the slaves' side.
@@ -115,17 +126,16 @@ fn loopback_runs_out_of_no_port() {
 /// Between two hosts, as it were, where it would not.
 #[test]
 fn veth_runs_out_of_no_port() {
-    let Some((here, there)) = two_hosts("per-message mode between two network namespaces") else {
+    let Some(site) = Site::new_or_skip_loudly("per-message mode between two hosts") else {
         return;
     };
-    let folder = tempfile::tempdir().expect("a folder");
-    let (master, address) = start_master(folder.path(), &there, THERE);
+    let (master, address) = start_master(site.folder(), &site.far, far());
     let count = reports();
-    let bare = there.run(BareServer::start);
+    let bare = site.far.run(BareServer::start);
     let more = ["--connect-loop-server", &bare.address];
-    let outcome = send(folder.path(), &here, address, count, 64, &more);
+    let outcome = send(site.folder(), &site.near, address, count, 64, &more);
     tell("veth", &outcome);
-    assert_all_there(&there, &master, &outcome, count);
+    assert_all_there(&site.far, &master, &outcome, count);
     assert_no_port_is_lost(&outcome, count);
     assert_eq!(outcome.number("/connect_loop/answered"), count);
 }
@@ -141,7 +151,7 @@ impl BareServer {
         let mut child = Command::new(binaries::path(binaries::BENCH))
             .args(["baseline-server", "connect-loop", "--log-directory", "."])
             .arg("--listen")
-            .arg(SocketAddr::from((THERE, 7500)).to_string())
+            .arg(SocketAddr::from((far(), 7500)).to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -165,33 +175,31 @@ impl Drop for BareServer {
     }
 }
 
-const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-
-/// Two namespaces and a cable. The sysctls are the kernel's defaults, whatever this host has.
-fn two_hosts(name: &str) -> Option<(Namespace, Namespace)> {
-    let here = Namespace::new_or_skip_loudly(name)?;
-    let there = Namespace::new_or_skip_loudly(name)?;
-    here.connect(&there, "10.77.0.1/24", "10.77.0.2/24");
-    Some((here, there))
+/// The masters' host.
+fn far() -> Ipv4Addr {
+    FAR.parse().expect("an address")
 }
 
 /// A hundred ports and twice as many slaves: connects fail with 99 while all ports are in use, which
 /// costs time and no report.
 #[test]
 fn a_hundred_ports_lose_nothing() {
-    let Some((here, there)) = two_hosts("per-message mode on 100 ports") else {
+    let Some(site) = Site::new_or_skip_loudly("per-message mode on 100 ports") else {
         return;
     };
-    here.set("net.ipv4.ip_local_port_range", "40000 40099");
-    let folder = tempfile::tempdir().expect("a folder");
-    let (master, address) = start_master(folder.path(), &there, THERE);
+    site.near.set("net.ipv4.ip_local_port_range", "40000 40099");
+    let (master, address) = start_master(site.folder(), &site.far, far());
     let count = 20_000;
-    let outcome = send(folder.path(), &here, address, count, 200, &[]);
+    let outcome = send(site.folder(), &site.near, address, count, 200, &[]);
     tell("100 ports", &outcome);
-    assert_all_there(&there, &master, &outcome, count);
+    assert_all_there(&site.far, &master, &outcome, count);
     let failed = outcome.number("/connects_failed/99");
     assert!(failed > 0, "{}", outcome.result);
-    assert_eq!(outcome.number("/connects"), count + failed, "no other errno");
+    assert_eq!(
+        outcome.number("/connects"),
+        count + failed,
+        "no other errno"
+    );
     assert_eq!(outcome.number("/time_wait"), 0);
 }
 
@@ -199,56 +207,26 @@ fn a_hundred_ports_lose_nothing() {
 /// close at once: TIME_WAIT is ours, and each port is good for one report a second.
 #[test]
 fn ports_held_in_time_wait_cost_time_and_lose_nothing() {
-    let Some((here, there)) = two_hosts("per-message mode with TIME_WAIT on 100 ports") else {
+    let Some(site) = Site::new_or_skip_loudly("per-message mode with TIME_WAIT on 100 ports")
+    else {
         return;
     };
-    here.set("net.ipv4.ip_local_port_range", "40000 40099");
-    // A port is given back after 1 s instead of 60 (Linux 4.6 and later need timestamps for it).
-    here.set("net.ipv4.tcp_tw_reuse", "1");
-    let folder = tempfile::tempdir().expect("a folder");
-    let (master, address) = start_master(folder.path(), &there, THERE);
-    let relay = there.run(|| relay_that_stays_open(address));
+    site.near.set("net.ipv4.ip_local_port_range", "40000 40099");
+    // A port is given back after 1 s instead of 60.
+    site.near.set("net.ipv4.tcp_tw_reuse", "1");
+    let (master, address) = start_master(site.folder(), &site.far, far());
+    let start = || Relay::start(SocketAddr::from((far(), 7413)), address);
+    let relay = site.far.run(start).expect("a relay");
     let count = 400;
     let more = ["--close", "slave-first"];
-    let outcome = send(folder.path(), &here, relay, count, 50, &more);
+    let outcome = send(site.folder(), &site.near, relay.address(), count, 50, &more);
     tell("100 ports in TIME_WAIT", &outcome);
-    assert_all_there(&there, &master, &outcome, count);
-    assert!(outcome.number("/connects_failed/99") > 0, "{}", outcome.result);
+    assert_all_there(&site.far, &master, &outcome, count);
+    assert!(
+        outcome.number("/connects_failed/99") > 0,
+        "{}",
+        outcome.result
+    );
     let held = outcome.number("/time_wait");
     assert!((50..=100).contains(&held), "{}", outcome.result);
-}
-
-/// Passes bytes on both ways, and the end of the stream only from the client to the master: its client
-/// has to close first. It lives in the namespace of its caller, until the test ends.
-fn relay_that_stays_open(master: SocketAddr) -> SocketAddr {
-    let listener = TcpListener::bind((THERE, 7500)).expect("a port in an empty namespace");
-    let address = listener.local_addr().expect("the address bound");
-    thread::spawn(move || {
-        while let Ok((client, _)) = listener.accept() {
-            // Whatever breaks, the client sees it.
-            thread::spawn(move || drop(pass_on(client, master)));
-        }
-    });
-    address
-}
-
-fn pass_on(mut client: TcpStream, master: SocketAddr) -> io::Result<()> {
-    let mut upstream = TcpStream::connect(master)?;
-    let (mut from, mut to) = (upstream.try_clone()?, client.try_clone()?);
-    let down = thread::spawn(move || copy(&mut from, &mut to));
-    copy(&mut client, &mut upstream)?;
-    upstream.shutdown(Shutdown::Write)?;
-    // The result is the client's to see.
-    drop(down.join());
-    Ok(())
-}
-
-fn copy(from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
-    let mut buffer = [0; 4096];
-    loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(()),
-            count => to.write_all(&buffer[..count])?,
-        }
-    }
 }

@@ -12,11 +12,11 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::frame::{self, FrameError};
 use rollcall_protocol::wire::{Mode, ToMaster};
 
-use super::{Close, Load};
 use super::connection::{Connection, Input};
 use super::pace::Pace;
 use super::slave::Fault;
 use super::tally::ErrorKind;
+use super::{Close, Load};
 use crate::template::Patch;
 
 /// Most connections that may be waiting for Welcome: no more than a listener's backlog holds.

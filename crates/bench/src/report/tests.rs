@@ -35,13 +35,34 @@ fn figures_are_per_acked_report_and_per_connection() {
         opened: usage(110, 4150),
         finished: usage(210, 5000),
     };
-    let report = RunReport::new(&outcome(10_000, 10_000), ports(), &samples, &samples, 100, false);
+    let report = RunReport::new(
+        &outcome(10_000, 10_000),
+        ports(),
+        &samples,
+        &samples,
+        100,
+        false,
+    );
     assert_eq!(report.rate_per_s, 5000.0);
     assert_eq!(report.master.cpu_us_per_report, Some(10.0));
     assert_eq!(report.master.kib_per_connection, Some(1.5));
-    let idle = RunReport::new(&outcome(10_000, 10_000), ports(), &samples, &samples, 100, true);
+    let idle = RunReport::new(
+        &outcome(10_000, 10_000),
+        ports(),
+        &samples,
+        &samples,
+        100,
+        true,
+    );
     assert_eq!(idle.master.kib_per_connection, Some(10.0));
-    let few = RunReport::new(&outcome(10_000, 10_000), ports(), &samples, &samples, 99, true);
+    let few = RunReport::new(
+        &outcome(10_000, 10_000),
+        ports(),
+        &samples,
+        &samples,
+        99,
+        true,
+    );
     assert_eq!(few.master.kib_per_connection, None);
     let ratio = report.ratio_of(&report);
     assert_eq!(

@@ -91,3 +91,29 @@ pub(super) fn worst(findings: &[Finding]) -> Severity {
     let all = findings.iter().map(|finding| finding.severity);
     all.max().unwrap_or(Severity::Ok)
 }
+
+/// "1 connection", "2 connections"
+pub(super) fn counted(count: u64, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {one}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_needs_it_is_mended() {
+        let finding = |severity| Finding::new("a", severity, "b", "c").mend("d").mend;
+        assert_eq!(finding(Severity::Ok), None);
+        assert_eq!(finding(Severity::Notice).as_deref(), Some("d"));
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(counted(1, "file"), "1 file");
+        assert_eq!(counted(0, "file"), "0 files");
+    }
+}

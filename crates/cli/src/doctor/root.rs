@@ -38,9 +38,16 @@ impl Root {
     /// The files in `folder` whose names end in ".conf", by name; none if it is not there.
     pub(super) fn conf_files(&self, folder: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.0.join(folder));
-        let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+        let paths = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         let mut paths: Vec<_> = paths
-            .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "conf")
+            })
             .collect();
         paths.sort();
         paths

@@ -13,8 +13,9 @@ use super::sysctl_files::{self, Line};
 pub(super) struct Settings {
     pub(super) kernel: String,
     pub(super) ports: LocalPorts,
-    /// As sysctl(8) prints it.
+    /// The reserved ports as sysctl(8) prints them.
     pub(super) reserved: String,
+    pub(super) reserved_ranges: Vec<PortRange>,
     pub(super) tw_reuse: Option<u8>,
     /// Milliseconds after which a port in TIME_WAIT may be used again, where that is allowed.
     pub(super) tw_reuse_delay_ms: Option<u32>,
@@ -100,7 +101,10 @@ impl Settings {
         let range = root.sysctl("net.ipv4.ip_local_port_range");
         let range: Option<PortRange> = range.and_then(|text| text.parse().ok());
         let range = range.ok_or(SettingsError::NoRange)?;
-        let reserved = root.sysctl("net.ipv4.ip_local_reserved_ports").unwrap_or_default();
+        let reserved = root
+            .sysctl("net.ipv4.ip_local_reserved_ports")
+            .unwrap_or_default();
+        let reserved_ranges = port_list(&reserved).unwrap_or_default();
         let netfilter = |name: &str| root.number(&format!("net.netfilter.nf_conntrack_{name}"));
         let share = |used: Option<u64>, max: Option<u64>| {
             Some(Share {
@@ -110,8 +114,9 @@ impl Settings {
         };
         Ok(Self {
             kernel: root.sysctl("kernel.osrelease").unwrap_or_default(),
-            ports: LocalPorts::new(range, port_list(&reserved).unwrap_or_default()),
+            ports: LocalPorts::new(range, reserved_ranges.clone()),
             reserved,
+            reserved_ranges,
             tw_reuse: root.number("net.ipv4.tcp_tw_reuse"),
             tw_reuse_delay_ms: root.number("net.ipv4.tcp_tw_reuse_delay"),
             timestamps: root.number("net.ipv4.tcp_timestamps"),
@@ -123,12 +128,22 @@ impl Settings {
             tw_buckets: root.number("net.ipv4.tcp_max_tw_buckets"),
             ehash_entries: root.number("net.ipv4.tcp_ehash_entries"),
             orphans_max: root.number("net.ipv4.tcp_max_orphans"),
-            tcp_mem: root.sysctl("net.ipv4.tcp_mem").and_then(|text| three(&text)),
+            tcp_mem: root
+                .sysctl("net.ipv4.tcp_mem")
+                .and_then(|text| three(&text)),
             conntrack: share(netfilter("count"), netfilter("max")),
-            file_handles: root.sysctl("fs.file-nr").and_then(|text| file_handles(&text)),
-            open_files: root.text("proc/self/limits").and_then(|text| open_files(&text)),
-            sockstat: root.text("proc/net/sockstat").and_then(|text| sockstat(&text)),
-            counters: root.text("proc/net/netstat").map_or_else(Counters::default, |text| counters(&text)),
+            file_handles: root
+                .sysctl("fs.file-nr")
+                .and_then(|text| file_handles(&text)),
+            open_files: root
+                .text("proc/self/limits")
+                .and_then(|text| open_files(&text)),
+            sockstat: root
+                .text("proc/net/sockstat")
+                .and_then(|text| sockstat(&text)),
+            counters: root
+                .text("proc/net/netstat")
+                .map_or_else(Counters::default, |text| counters(&text)),
             lines: sysctl_files::read(root),
         })
     }
@@ -169,7 +184,9 @@ fn file_handles(text: &str) -> Option<Share> {
 
 /// "Max open files   1024   524288   files"
 fn open_files(text: &str) -> Option<OpenFiles> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
     let mut words = line.split_whitespace();
     let mut next = || words.next().map(|word| word.parse().ok());
     Some(OpenFiles {
@@ -195,12 +212,23 @@ fn sockstat(text: &str) -> Option<Sockstat> {
 
 /// Two lines for each group: names, then numbers.
 fn counters(text: &str) -> Counters {
-    let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("TcpExt:")).collect();
+    let lines: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("TcpExt:"))
+        .collect();
     let [names, numbers, ..] = lines.as_slice() else {
         return Counters::default();
     };
-    let values: HashMap<_, _> = names.split_whitespace().zip(numbers.split_whitespace()).collect();
-    let value = |name: &str| values.get(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let values: HashMap<_, _> = names
+        .split_whitespace()
+        .zip(numbers.split_whitespace())
+        .collect();
+    let value = |name: &str| {
+        values
+            .get(name)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
+    };
     Counters {
         listen_overflows: value("ListenOverflows"),
         listen_drops: value("ListenDrops"),
@@ -220,11 +248,26 @@ mod tests {
         assert_eq!(settings.kernel, "6.18.44");
         assert_eq!(settings.ports.usable(), 28_232 - 3);
         assert_eq!(settings.reserved, "40000,50000-50001");
-        assert_eq!((settings.tw_reuse, settings.tw_reuse_delay_ms), (Some(2), Some(1000)));
+        assert_eq!(
+            (settings.tw_reuse, settings.tw_reuse_delay_ms),
+            (Some(2), Some(1000))
+        );
         assert_eq!(settings.tw_recycle, None);
         assert_eq!(settings.tcp_mem, Some([100, 200, 300]));
-        assert_eq!(settings.conntrack, Some(Share { used: 10, max: 1000 }));
-        assert_eq!(settings.file_handles, Some(Share { used: 560, max: 100_000 }));
+        assert_eq!(
+            settings.conntrack,
+            Some(Share {
+                used: 10,
+                max: 1000
+            })
+        );
+        assert_eq!(
+            settings.file_handles,
+            Some(Share {
+                used: 560,
+                max: 100_000
+            })
+        );
         assert_eq!(
             settings.open_files,
             Some(OpenFiles {
@@ -233,7 +276,10 @@ mod tests {
             })
         );
         let sockstat = settings.sockstat.unwrap();
-        assert_eq!((sockstat.orphans, sockstat.time_wait, sockstat.memory_pages), (1, 487, 40));
+        assert_eq!(
+            (sockstat.orphans, sockstat.time_wait, sockstat.memory_pages),
+            (1, 487, 40)
+        );
         assert_eq!(settings.tw_buckets_default(), Some(131_072));
     }
 

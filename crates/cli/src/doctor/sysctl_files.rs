@@ -87,22 +87,36 @@ mod tests {
 
     #[test]
     fn lines_are_read_as_sysctl_does() {
-        let text = "# net.ipv4.tcp_a = 1\n\n; x\n-net/ipv4/tcp_b=2\n net.ipv4.tcp_c = 3 4 \nnonsense";
+        let text =
+            "# net.ipv4.tcp_a = 1\n\n; x\n-net/ipv4/tcp_b=2\n net.ipv4.tcp_c = 3 4 \nnonsense";
         let found: Vec<_> = parse(text).collect();
         let line = |number, key: &str, value: &str| (number, key.to_owned(), value.to_owned());
-        assert_eq!(found, [line(4, "net.ipv4.tcp_b", "2"), line(5, "net.ipv4.tcp_c", "3 4")]);
+        assert_eq!(
+            found,
+            [
+                line(4, "net.ipv4.tcp_b", "2"),
+                line(5, "net.ipv4.tcp_c", "3 4")
+            ]
+        );
     }
 
     #[test]
     fn a_file_of_the_same_name_is_hidden_and_a_link_is_read_once() {
         let fixture = Fixture::new(&[
             ("usr/lib/sysctl.d/10-a.conf", "net.ipv4.tcp_a=hidden"),
-            ("etc/sysctl.d/10-a.conf", "net.ipv4.tcp_a=1\nnet.core.somaxconn=2"),
+            (
+                "etc/sysctl.d/10-a.conf",
+                "net.ipv4.tcp_a=1\nnet.core.somaxconn=2",
+            ),
             ("run/sysctl.d/20-b.conf", "net.ipv4.tcp_b=1"),
             ("run/sysctl.d/readme", "net.ipv4.tcp_c=1"),
             ("etc/sysctl.conf", "net.ipv4.tcp_d=1"),
         ]);
-        std::os::unix::fs::symlink("../sysctl.conf", fixture.path("etc/sysctl.d/99-sysctl.conf")).unwrap();
+        std::os::unix::fs::symlink(
+            "../sysctl.conf",
+            fixture.path("etc/sysctl.d/99-sysctl.conf"),
+        )
+        .unwrap();
         let places: Vec<_> = read(&fixture.root())
             .into_iter()
             .map(|line| (line.place(), line.value))

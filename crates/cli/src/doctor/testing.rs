@@ -14,7 +14,10 @@ use super::settings::Settings;
 pub(super) const HOST: &[(&str, &str)] = &[
     ("proc/sys/kernel/osrelease", "6.18.44\n"),
     ("proc/sys/net/ipv4/ip_local_port_range", "32768\t60999\n"),
-    ("proc/sys/net/ipv4/ip_local_reserved_ports", "40000,50000-50001\n"),
+    (
+        "proc/sys/net/ipv4/ip_local_reserved_ports",
+        "40000,50000-50001\n",
+    ),
     ("proc/sys/net/ipv4/tcp_tw_reuse", "2\n"),
     ("proc/sys/net/ipv4/tcp_tw_reuse_delay", "1000\n"),
     ("proc/sys/net/ipv4/tcp_timestamps", "1\n"),
@@ -107,7 +110,7 @@ pub(super) fn held(state: TcpState, local: &str, remote: &str, command: &str) ->
             others: 0,
         }),
         is_likely: false,
-        user: "web".to_owned(),
+        user: Some("web".to_owned()),
         unit: Some("web.service".to_owned()),
         is_hidden: false,
     }

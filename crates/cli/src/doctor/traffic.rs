@@ -113,13 +113,21 @@ impl Traffic {
         ports: &LocalPorts,
         reuse: ReuseRule,
     ) -> Self {
-        let all = || remnants.iter().chain(open.iter().map(|holder| &holder.socket));
+        let all = || {
+            remnants
+                .iter()
+                .chain(open.iter().map(|holder| &holder.socket))
+        };
         let mut states = BTreeMap::new();
         for socket in all() {
             *states.entry(socket.state).or_default() += 1;
         }
-        let is_bound = |socket: &&Socket| matches!(socket.state, TcpState::Listen | TcpState::Bound);
-        let bound: HashSet<u16> = all().filter(is_bound).map(|socket| socket.local.port()).collect();
+        let is_bound =
+            |socket: &&Socket| matches!(socket.state, TcpState::Listen | TcpState::Bound);
+        let bound: HashSet<u16> = all()
+            .filter(is_bound)
+            .map(|socket| socket.local.port())
+            .collect();
         let is_outgoing = |socket: &Socket| !bound.contains(&socket.local.port());
         let mut destinations = Destinations::new(ports, &bound, reuse);
         for socket in remnants.iter().filter(|socket| is_outgoing(socket)) {
@@ -136,14 +144,12 @@ impl Traffic {
         }
     }
 
-    /// How many sockets are in `state`.
-    pub(super) fn count(&self, state: TcpState) -> usize {
-        self.states.get(&state).copied().unwrap_or(0)
-    }
-
     /// The ports on which somebody listens.
     pub(super) fn listening(&self) -> BTreeSet<u16> {
-        self.listeners.iter().map(|listener| listener.address.port()).collect()
+        self.listeners
+            .iter()
+            .map(|listener| listener.address.port())
+            .collect()
     }
 }
 
@@ -241,7 +247,9 @@ pub(super) fn empty(remote: SocketAddr, source: IpAddr, usable: usize) -> Destin
 }
 
 fn listeners(open: &[Holder]) -> Vec<Listener> {
-    let listening = open.iter().filter(|holder| holder.socket.state == TcpState::Listen);
+    let listening = open
+        .iter()
+        .filter(|holder| holder.socket.state == TcpState::Listen);
     let mut all: Vec<_> = listening
         .map(|holder| Listener {
             address: holder.socket.local,
@@ -278,6 +286,7 @@ fn users(open: &[Holder]) -> Vec<User> {
 
 /// Who it is, as far as that can be seen: process, unit or user.
 fn name(holder: &Holder) -> String {
+    let user = holder.user.as_deref().unwrap_or("unknown");
     match (&holder.owner, &holder.unit) {
         (Some(owner), _) => {
             let program = owner.command.split(' ').next().unwrap_or_default();
@@ -285,8 +294,8 @@ fn name(holder: &Holder) -> String {
             format!("{program} (pid {})", owner.pid)
         }
         (None, Some(unit)) => unit.clone(),
-        (None, None) if holder.is_hidden => format!("user {} (root sees more)", holder.user),
-        (None, None) => "the kernel".to_owned(),
+        (None, None) if holder.is_hidden => format!("user {user} (root sees more)"),
+        (None, None) => "nobody that is seen".to_owned(),
     }
 }
 
@@ -315,20 +324,33 @@ mod tests {
             socket(TcpState::TimeWait, "10.0.0.1:22", "10.0.0.7:40000"),
         ];
         let open = [
-            held(TcpState::Established, "10.0.0.1:40002", "10.0.0.9:80", "/usr/bin/curl -s x"),
-            held(TcpState::CloseWait, "10.0.0.1:39999", "10.0.0.9:80", "/usr/bin/curl -s x"),
+            held(
+                TcpState::Established,
+                "10.0.0.1:40002",
+                "10.0.0.9:80",
+                "/usr/bin/curl -s x",
+            ),
+            held(
+                TcpState::CloseWait,
+                "10.0.0.1:39999",
+                "10.0.0.9:80",
+                "/usr/bin/curl -s x",
+            ),
             held(TcpState::Listen, "0.0.0.0:22", "0.0.0.0:0", "sshd"),
             // In the range: lost for all destinations.
             held(TcpState::Listen, "0.0.0.0:40050", "0.0.0.0:0", "app"),
         ];
         let traffic = Traffic::new(&remnants, &open, &ports(), REUSE);
-        assert_eq!(traffic.count(TcpState::TimeWait), 4);
+        assert_eq!(traffic.states[&TcpState::TimeWait], 4);
         assert_eq!(traffic.listening(), BTreeSet::from([22, 40_050]));
         let [first, second] = traffic.destinations.as_slice() else {
             panic!("{:#?}", traffic.destinations);
         };
         assert_eq!(first.source, IpAddr::from([10, 0, 0, 1]));
-        assert_eq!((first.established, first.time_wait, first.close_wait), (1, 2, 1));
+        assert_eq!(
+            (first.established, first.time_wait, first.close_wait),
+            (1, 2, 1)
+        );
         // 39999 is none of the range's.
         assert_eq!((first.usable, first.left, first.reusable), (99, 96, 0));
         assert_eq!(first.owners, [("curl (pid 812)".to_owned(), 2)]);
@@ -363,7 +385,7 @@ mod tests {
         holder.owner = None;
         assert_eq!(name(&holder), "web.service");
         holder.unit = None;
-        assert_eq!(name(&holder), "the kernel");
+        assert_eq!(name(&holder), "nobody that is seen");
         holder.is_hidden = true;
         assert_eq!(name(&holder), "user web (root sees more)");
     }

@@ -11,7 +11,6 @@ use rollcall_protocol::api::Mode;
 use toml::{Table, Value};
 
 use super::stored::CHECK;
-use crate::words;
 
 /// Silence after which a slave is late. What the drill ends is back sooner, so who is called late or
 /// missing is called so by mistake.
@@ -117,7 +116,7 @@ pub(super) fn slave(path: &Path, slave: &SlaveConfig<'_>) -> Result<(), ConfigsE
         .set("name", slave.name)
         .set("interval", slave.interval.to_string())
         .set("connection.masters", vec![slave.master.to_string()])
-        .set("connection.mode", words::mode(slave.mode))
+        .set("connection.mode", slave.mode.as_str())
         .set("connection.retry_longest", RETRY_LONGEST.to_string())
         .set("connection.retry_reset_after", RETRY_LONGEST.to_string())
         .set("state.directory", text(slave.state))

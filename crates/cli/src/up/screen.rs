@@ -2,13 +2,11 @@
 //! pipe a line for each event.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 
-use crossterm::cursor::MoveToPreviousLine;
-use crossterm::terminal::{Clear, ClearType};
 use rollcall_protocol::api::EventRow;
 
 use super::watch::Roll;
+use crate::frame::Frame;
 use crate::output::{Look, Output, OutputError};
 use crate::style::Tone;
 use crate::{events, ls, table};
@@ -23,7 +21,7 @@ pub(super) struct Screen {
     roll: Option<Roll>,
     latest: VecDeque<EventRow>,
     is_degraded: bool,
-    drawn_lines: u16,
+    frame: Frame,
 }
 
 impl Screen {
@@ -34,7 +32,7 @@ impl Screen {
             roll: None,
             latest: VecDeque::new(),
             is_degraded: false,
-            drawn_lines: 0,
+            frame: Frame::default(),
         }
     }
 
@@ -80,24 +78,14 @@ impl Screen {
         if !self.is_terminal {
             return out.line(&text);
         }
-        let erase = self.erase();
+        let erase = self.frame.erase();
         out.write(&format!("{erase}{text}\n"))?;
         self.draw(out)
     }
 
     fn draw(&mut self, out: &mut Output) -> Result<(), OutputError> {
-        let mut lines = self.lines(out.look());
-        // A line more than the screen has would scroll, and the next redraw would miss the top.
-        if let Some((_, rows)) = out.size() {
-            lines.truncate(rows.saturating_sub(1));
-        }
-        let mut frame = self.erase();
-        for line in &lines {
-            // Writing into a String can't fail.
-            let _ = writeln!(frame, "{line}");
-        }
-        self.drawn_lines = u16::try_from(lines.len()).unwrap_or(u16::MAX);
-        out.write(&frame)
+        let lines = self.lines(out.look());
+        self.frame.draw(lines, out)
     }
 
     fn lines(&self, look: Look) -> Vec<String> {
@@ -126,18 +114,6 @@ impl Screen {
             );
         }
         lines
-    }
-
-    /// What takes the last frame away and leaves the cursor at its beginning.
-    fn erase(&mut self) -> String {
-        match std::mem::take(&mut self.drawn_lines) {
-            0 => String::new(),
-            lines => format!(
-                "{}{}",
-                MoveToPreviousLine(lines),
-                Clear(ClearType::FromCursorDown)
-            ),
-        }
     }
 }
 
@@ -175,14 +151,5 @@ mod tests {
         assert_eq!(lines[3], "the master is not storing reports: disk full");
         assert!(lines[5].contains("web-12"), "{lines:#?}");
         assert!(lines[12].contains("web-19"), "{lines:#?}");
-    }
-
-    #[test]
-    fn a_frame_is_taken_away_once() {
-        let mut screen = Screen::new(true);
-        assert_eq!(screen.erase(), "");
-        screen.drawn_lines = 3;
-        assert_eq!(screen.erase(), "\u{1b}[3F\u{1b}[J");
-        assert_eq!(screen.erase(), "");
     }
 }

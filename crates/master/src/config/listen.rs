@@ -81,7 +81,8 @@ impl RawListen {
         // The listener of HTTP is never for both.
         let in_the_way = |address: &&SocketAddr| overlap(**address, http, true);
         if let Some(address) = self.addresses.iter().find(in_the_way) {
-            let message = format!("slaves connect to {address} (listen.addresses): take another port");
+            let message =
+                format!("slaves connect to {address} (listen.addresses): take another port");
             reported = Some(faults.add("http.address", message));
         }
         reported
@@ -134,7 +135,8 @@ mod tests {
             faults_of(&dual),
             ["listen.addresses[1]", "listen.addresses[2]"]
         );
-        let apart = "[listen]\naddresses = [\"127.0.0.1:7412\", \"127.0.0.2:7412\", \"[::1]:7412\"]\n";
+        let apart =
+            "[listen]\naddresses = [\"127.0.0.1:7412\", \"127.0.0.2:7412\", \"[::1]:7412\"]\n";
         assert_eq!(faults_of(apart), [""; 0]);
     }
 
@@ -143,7 +145,11 @@ mod tests {
         let text = "[listen]\naddresses = [\"[::ffff:127.0.0.1]:1\", \"127.0.0.1:2\"]\nprivileged = [\"127.0.0.1:2\", \"127.0.0.1:3\"]\n[http]\naddress = \"127.0.0.1:2\"\n";
         assert_eq!(
             faults_of(text),
-            ["listen.addresses[0]", "listen.privileged[1]", "http.address"]
+            [
+                "listen.addresses[0]",
+                "listen.privileged[1]",
+                "http.address"
+            ]
         );
     }
 }

@@ -147,7 +147,10 @@ impl Datagrams {
         // Nothing is kept and nothing looked at before.
         if !self.buckets.borrow_mut().take(peer.ip(), clock::boot()) {
             figures.limited.add(1);
-            self.log_dropped(peer, "more questions than [limits] datagram_rate allows an address");
+            self.log_dropped(
+                peer,
+                "more questions than [limits] datagram_rate allows an address",
+            );
             return;
         }
         let frame_bytes_max = self.reactor.rules().frame_bytes_max;
@@ -161,7 +164,10 @@ impl Datagrams {
             Err(NoRoom::Repeat) => return figures.repeated.add(1),
             Err(NoRoom::Full) => {
                 figures.full.add(1);
-                self.log_dropped(peer, "as many questions are in hand as [limits] datagrams_max allows");
+                self.log_dropped(
+                    peer,
+                    "as many questions are in hand as [limits] datagrams_max allows",
+                );
                 return;
             }
         };
@@ -214,11 +220,7 @@ impl Socket {
         Ok(Self { socket, state })
     }
 
-    fn receive(
-        &self,
-        pieces: &mut [IoSliceMut<'_>],
-        metas: &mut [RecvMeta],
-    ) -> io::Result<usize> {
+    fn receive(&self, pieces: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> io::Result<usize> {
         self.socket.try_io(Interest::READABLE, || {
             self.state.recv((&self.socket).into(), pieces, metas)
         })

@@ -15,11 +15,11 @@ use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::Accepting;
 use super::admission::Denied;
 use super::farewell::{Farewells, say_and_close};
 use super::figures::ListenerFigures;
 use super::reserve::Reserve;
-use super::Accepting;
 use crate::connection::Connection;
 
 /// After an accept that failed for want of descriptors or memory: the connection stays queued.
@@ -66,7 +66,11 @@ impl Door {
     }
 
     /// Accepts until told to stop. Returns its address as it is configured.
-    pub(super) async fn run(mut self, listener: TcpListener, stop: CancellationToken) -> SocketAddr {
+    pub(super) async fn run(
+        mut self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> SocketAddr {
         loop {
             let accepted = tokio::select! {
                 biased;

@@ -29,7 +29,12 @@ pub(super) struct Farewells {
 
 impl Farewells {
     /// Tells `stream`'s peer, and closes when it has closed or has had its time.
-    pub(super) fn say(self: &Rc<Self>, mut stream: TcpStream, refusal: &Refusal, tasks: &TaskTracker) {
+    pub(super) fn say(
+        self: &Rc<Self>,
+        mut stream: TcpStream,
+        refusal: &Refusal,
+        tasks: &TaskTracker,
+    ) {
         let words = words(refusal);
         if self.lingering.get() >= LINGERING_MAX {
             say_at_once(&SockRef::from(&stream), &words);
@@ -38,7 +43,10 @@ impl Farewells {
         let lingering = Lingering::new(self);
         tasks.spawn_local(async move {
             let _lingering = lingering;
-            if Transport::write(&mut stream, &words, WRITE_TIMEOUT).await.is_ok() {
+            if Transport::write(&mut stream, &words, WRITE_TIMEOUT)
+                .await
+                .is_ok()
+            {
                 Transport::close(stream).await;
             }
         });
@@ -57,7 +65,9 @@ impl Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        self.0.lingering.set(self.0.lingering.get().saturating_sub(1));
+        self.0
+            .lingering
+            .set(self.0.lingering.get().saturating_sub(1));
     }
 }
 

@@ -29,7 +29,14 @@ mod tests {
 
     use super::*;
 
-    const ADDRESSES: [&str; 6] = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "[::]", "[::1]", "0.0.0.0"];
+    const ADDRESSES: [&str; 6] = [
+        "0.0.0.0",
+        "127.0.0.1",
+        "127.0.0.2",
+        "[::]",
+        "[::1]",
+        "0.0.0.0",
+    ];
 
     /// The kernel says the same.
     #[test]
@@ -46,7 +53,8 @@ mod tests {
             };
             for (at, first) in ADDRESSES.iter().enumerate() {
                 for second in &ADDRESSES[at + 1..] {
-                    let held = listen_with(format!("{first}:0").parse().unwrap(), &options).unwrap();
+                    let held =
+                        listen_with(format!("{first}:0").parse().unwrap(), &options).unwrap();
                     let first = held.local_addr().unwrap();
                     let second = format!("{second}:{}", first.port()).parse().unwrap();
                     let both = listen_with(second, &options);

@@ -131,11 +131,7 @@ fn what_is_in_both_is_left_alone_and_one_that_fails_stops_no_other() {
         let (held, _) = listeners.running.first_key_value().unwrap();
         assert!([stays, goes].contains(held));
         let stop = listeners.running[&stays].stop.clone();
-        assert!(
-            listeners
-                .follow(&wanted(&[stays, comes, taken]))
-                .await
-        );
+        assert!(listeners.follow(&wanted(&[stays, comes, taken])).await);
         assert!(!stop.is_cancelled(), "the same loop goes on");
         let running: Vec<_> = listeners.running.keys().copied().collect();
         assert!(running.contains(&stays) && running.contains(&comes));
@@ -172,6 +168,9 @@ fn the_old_listeners_stay_if_none_of_the_new_can_be_had() {
         drop(_in_the_way);
         assert!(listeners.follow(&wanted(&[wide])).await);
         assert!(is_listened_on(other));
-        assert_eq!(listeners.running.keys().copied().collect::<Vec<_>>(), [wide]);
+        assert_eq!(
+            listeners.running.keys().copied().collect::<Vec<_>>(),
+            [wide]
+        );
     });
 }

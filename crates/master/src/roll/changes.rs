@@ -4,7 +4,7 @@ use rollcall_protocol::api::{EventKind, Health};
 use rollcall_protocol::wire::{Check, Report, Status};
 
 use super::gathering::Change;
-use super::record::{health, health_word};
+use super::record::health;
 
 /// What a report was preceded by.
 pub(super) struct Before<'a> {
@@ -29,8 +29,8 @@ pub(super) fn between(
         changes.push(Change {
             kind: EventKind::Health,
             subject: None,
-            from: before.health.map(|health| health_word(health).to_owned()),
-            to: Some(health_word(now).to_owned()),
+            from: before.health.map(|health| health.as_str().to_owned()),
+            to: Some(now.as_str().to_owned()),
             text: reason(status, now),
             time_ms,
             replayed,
@@ -43,8 +43,8 @@ pub(super) fn between(
     let check = |check: &Check, from: Option<&Check>, to: Option<&Check>| Change {
         kind: EventKind::Check,
         subject: Some(check.name.clone()),
-        from: from.map(|from| health_word(health(from.state)).to_owned()),
-        to: to.map(|to| health_word(health(to.state)).to_owned()),
+        from: from.map(|from| health(from.state).as_str().to_owned()),
+        to: to.map(|to| health(to.state).as_str().to_owned()),
         text: to.map_or_else(|| "the check is gone".to_owned(), |to| to.text.clone()),
         time_ms,
         replayed,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use prost::Message;
-use rollcall_protocol::api::{EventKind, EventRow};
+use rollcall_protocol::api::{EventKind, EventRow, Health};
 
-use super::record::{RedoEntry, health_word, presence_word};
+use super::record::RedoEntry;
 use super::slave::Slave;
 use super::{Roll, Slot, Stamp};
 use crate::store::{Group, Record};
@@ -262,8 +262,8 @@ impl Roll {
         Record {
             id: shown.id,
             name: shown.name.clone(),
-            presence: presence_word(shown.presence),
-            health: shown.health.map(health_word),
+            presence: shown.presence.as_str(),
+            health: shown.health.map(Health::as_str),
             last_seen_ms: shown.last_seen_ms,
             blob: slave.to_record(group).encode_to_vec(),
         }

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! What a process has sent before it was killed may be read after its successor's Hello. It is no
-//! sign of life: the end of its connection lies behind it, or it comes within [`LATE_BYTES_MAX`].
+//! sign of life: the end of its connection lies behind it, or it comes within [`LATE_BYTES_MAX`]. A
+//! datagram is one only if others came [`LATE_DATAGRAMS_MAX`] before it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ use crate::view::SlaveView;
 const CONFLICT_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How long after the Hello of a successor bytes of its dead predecessor may still come.
 const LATE_BYTES_MAX: Duration = Duration::from_secs(2);
+/// The same for datagrams, which may be late by themselves.
+const LATE_DATAGRAMS_MAX: Duration = Duration::from_secs(5);
 /// Most rivals of one slave that are remembered.
 const RIVALS_MAX: usize = 16;
 
@@ -47,6 +50,8 @@ pub(super) struct Claims {
     held_since: Option<Moment>,
     /// The process before, while its connection still looks open.
     elder: Option<Elder>,
+    /// The superseded process that was heard in a datagram, and when for the first time.
+    heard: Option<(u64, Moment)>,
     /// Streams of processes that live beside the one that was there first.
     rivals: Vec<u64>,
     /// The stream that was told to start anew last; 0 if none was.
@@ -97,6 +102,15 @@ impl Slave {
         since.is_some_and(|since| stamp.at.saturating_since(since) < LATE_BYTES_MAX)
     }
 
+    /// Whether datagrams of the superseded process of `hello` have come for longer than one can be
+    /// late: then it lives.
+    fn is_still_asking(&mut self, hello: &Hello, stamp: Stamp) -> bool {
+        let heard = &mut self.claims_mut().heard;
+        let known = heard.filter(|(stream, _)| *stream == hello.stream);
+        let (_, since) = *heard.insert(known.unwrap_or((hello.stream, stamp.at)));
+        stamp.at.saturating_since(since) >= LATE_DATAGRAMS_MAX
+    }
+
     /// `hello` was told to start a new stream; whether that is news.
     pub(super) fn note_resync(&mut self, hello: &Hello) -> bool {
         let before = std::mem::replace(&mut self.claims_mut().resynced, hello.stream);
@@ -114,7 +128,8 @@ impl Slave {
         let Some(claims) = self.claims.as_mut().filter(|claims| claims.offered != 0) else {
             return false;
         };
-        let takes = hello.previous.first() == Some(&claims.offered);
+        let is_new = self.ledger.mark(hello.stream).is_none();
+        let takes = is_new && hello.previous.first() == Some(&claims.offered);
         if takes {
             claims.resynced = claims.offered;
         }
@@ -141,6 +156,7 @@ impl Slave {
         let (holder, session) = (self.shown.stream, self.session);
         let said = Arc::clone(&self.shown);
         let claims = self.claims_mut();
+        claims.heard = None;
         // A rival that has to give way has come second, however long it held the id.
         let session = session.filter(|_| !claims.rivals.contains(&holder));
         let elder = session.map(|session| Elder { session, said });
@@ -208,7 +224,12 @@ impl Roll {
             return Ok(Claim::Holder);
         }
         if slave.ledger.mark(hello.stream).is_some() {
-            if slave.is_within_late_bytes(stamp) {
+            let is_late = if hello.question == 0 {
+                slave.is_within_late_bytes(stamp)
+            } else {
+                !self.slaves[slot].is_still_asking(hello, stamp)
+            };
+            if is_late {
                 return Ok(Claim::Elder);
             }
             self.tell_rival(slot, Some(peer), stamp);

@@ -6,7 +6,7 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::api::{EventKind, Presence};
 
 use super::gathering::Change;
-use super::record::{RedoEntry, StoredPresence, presence_word};
+use super::record::{RedoEntry, StoredPresence};
 use super::{Roll, SessionId, Slot, Stamp};
 
 impl Roll {
@@ -73,8 +73,8 @@ impl Roll {
         let change = Change {
             kind: EventKind::Presence,
             subject: None,
-            from: Some(presence_word(from).to_owned()),
-            to: Some(presence_word(to).to_owned()),
+            from: Some(from.as_str().to_owned()),
+            to: Some(to.as_str().to_owned()),
             text: why.to_owned(),
             time_ms: stamp.wall_ms,
             replayed: false,

@@ -7,8 +7,6 @@ use rollcall_protocol::api::EventRow;
 use rusqlite::Error;
 use rusqlite::ffi;
 
-use super::events::kind_word;
-
 /// A row's checksum in the making.
 #[derive(Debug, Default)]
 pub(super) struct Checksum(Hasher);
@@ -51,7 +49,7 @@ pub(super) fn of_event(event: &EventRow) -> i64 {
         .number(event.id)
         .number(event.time_ms)
         .number(event.recorded_ms)
-        .text(Some(kind_word(event.kind)))
+        .text(Some(event.kind.as_str()))
         .text(event.slave.as_deref())
         .text(event.subject.as_deref())
         .text(event.from.as_deref())

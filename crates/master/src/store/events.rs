@@ -18,23 +18,6 @@ const SWEEP_EVENTS_MAX: usize = 200;
 /// Newest events that stay whatever the size.
 const EVENTS_KEPT_MIN: i64 = 1000;
 
-/// The word by which an event's kind goes in the database and the API.
-pub(crate) const fn kind_word(kind: EventKind) -> &'static str {
-    match kind {
-        EventKind::Enrolled => "enrolled",
-        EventKind::Presence => "presence",
-        EventKind::Health => "health",
-        EventKind::Check => "check",
-        EventKind::Gap => "gap",
-        EventKind::Conflict => "conflict",
-        EventKind::Resync => "resync",
-        EventKind::Restart => "restart",
-        EventKind::Renamed => "renamed",
-        EventKind::MasterStart => "master_start",
-        EventKind::Degraded => "degraded",
-    }
-}
-
 /// The kind that goes by that word; the error lists the words that there are.
 pub(crate) fn kind_of(word: &str) -> Result<EventKind, ValueError> {
     let deserializer: StrDeserializer<'_, ValueError> = word.into_deserializer();
@@ -54,7 +37,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, events: &[EventRow]) -> rusq
                 ":id": event.id,
                 ":time_ms": event.time_ms,
                 ":recorded_ms": event.recorded_ms,
-                ":kind": kind_word(event.kind),
+                ":kind": event.kind.as_str(),
                 ":slave": event.slave,
                 ":subject": event.subject,
                 ":from": event.from,
@@ -250,7 +233,7 @@ impl EventReader {
         let newest = newest_id(&transaction)?;
         let after = query.after.unwrap_or(i64::MIN);
         let limit = i64::from(query.limit);
-        let kind = query.filter.kind.map(kind_word);
+        let kind = query.filter.kind.map(EventKind::as_str);
         let all: [(&str, &dyn ToSql); 6] = [
             (":after", &after),
             (":since", &query.filter.since_ms),

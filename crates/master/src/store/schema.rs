@@ -60,7 +60,8 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let vfs = filesystem::sqlite_vfs(path);
-    let connection = Connection::open_with_flags_and_vfs(path, flags, vfs).map_err(fault("open"))?;
+    let connection =
+        Connection::open_with_flags_and_vfs(path, flags, vfs).map_err(fault("open"))?;
     let mut database = Database {
         connection,
         path: path.to_owned(),

@@ -110,11 +110,11 @@ impl fmt::Display for Exhaustion {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
 
     use super::*;
     use crate::diag::ports::PortRange;
-    use crate::diag::testing::eventually;
+    use crate::diag::testing::{eventually, own_listener};
 
     /// The ports of these connections, as if there were no others.
     fn ports_of(streams: &[TcpStream]) -> LocalPorts {
@@ -134,8 +134,7 @@ mod tests {
 
     #[test]
     fn who_has_the_ports_is_told() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let destination = listener.local_addr().unwrap();
+        let (listener, destination) = own_listener();
         let mut streams: Vec<_> = (0..4)
             .map(|_| TcpStream::connect(destination).unwrap())
             .collect();

@@ -136,20 +136,33 @@ fn missing(name: &str) -> io::Error {
 pub struct LocalPorts {
     range: PortRange,
     reserved: Vec<PortRange>,
+    /// The one in the range that the kernel never comes to.
+    skipped: Option<u16>,
 }
 
 impl LocalPorts {
-    /// Those of this host: the kernel's range without the reserved ports.
+    /// Those of this host: the kernel's range without the reserved ports. Of an odd number of ports
+    /// the kernel leaves the last one out, because it searches every second port first
+    /// (`__inet_hash_connect` in net/ipv4/inet_hashtables.c).
     ///
     /// # Errors
     /// If /proc does not tell them.
     pub fn read() -> io::Result<Self> {
-        Ok(Self::new(local_port_range()?, reserved_ports()?))
+        let range = local_port_range()?;
+        let is_odd = range.count() % 2 == 1 && range.count() > 1;
+        Ok(Self {
+            skipped: is_odd.then_some(range.last),
+            ..Self::new(range, reserved_ports()?)
+        })
     }
 
-    /// `range` without `reserved`.
+    /// `range` without `reserved`: all of them can be had, as where each is asked for by its number.
     pub fn new(range: PortRange, reserved: Vec<PortRange>) -> Self {
-        Self { range, reserved }
+        Self {
+            range,
+            reserved,
+            skipped: None,
+        }
     }
 
     /// Those of them that lie in `range`, as IP_LOCAL_PORT_RANGE narrows it (ip(7), Linux 6.3): a
@@ -159,6 +172,7 @@ impl LocalPorts {
         Self {
             range: self.range.common(range).unwrap_or(self.range),
             reserved: self.reserved,
+            skipped: None,
         }
     }
 
@@ -179,12 +193,17 @@ impl LocalPorts {
 
     /// How many connections to one destination they are good for.
     pub fn usable(&self) -> u32 {
-        self.range.count() - self.reserved()
+        let skipped = self.skipped.filter(|port| !self.is_reserved(*port));
+        self.range.count() - self.reserved() - u32::from(skipped.is_some())
     }
 
     /// Whether a connection may be given this one.
     pub fn contains(&self, port: u16) -> bool {
-        self.range.contains(port) && !self.reserved.iter().any(|range| range.contains(port))
+        self.range.contains(port) && !self.is_reserved(port) && self.skipped != Some(port)
+    }
+
+    fn is_reserved(&self, port: u16) -> bool {
+        self.reserved.iter().any(|range| range.contains(port))
     }
 }
 
@@ -240,6 +259,18 @@ mod tests {
         assert_eq!((narrow.range(), narrow.usable()), (range(155, 199), 40));
         // Outside of the host's it narrows nothing.
         assert_eq!(ports.clone().narrowed(range(1, 50)), ports);
+    }
+
+    #[test]
+    fn the_port_that_the_kernel_skips_is_not_usable() {
+        let odd = |reserved| LocalPorts {
+            skipped: Some(104),
+            ..LocalPorts::new(range(100, 104), reserved)
+        };
+        assert_eq!(odd(vec![]).usable(), 4);
+        assert!(odd(vec![]).contains(103) && !odd(vec![]).contains(104));
+        // Not counted twice.
+        assert_eq!(odd(vec![range(104, 104)]).usable(), 4);
     }
 
     #[test]

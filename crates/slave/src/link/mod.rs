@@ -296,7 +296,8 @@ impl Link {
         if self.config.mode != wire::Mode::PerMessage {
             return None;
         }
-        let open = self.count_closing() + u32::from(self.is_fallen_back());
+        // A pooled connection that it has fallen back to is one of the reserve.
+        let open = self.count_closing();
         let port_use = self.budget.port_use(open, clock::boot());
         self.port_use.send_replace(port_use);
         port_use

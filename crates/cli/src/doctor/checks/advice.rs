@@ -67,7 +67,9 @@ fn buckets(settings: &Settings) -> Option<Finding> {
         return None;
     }
     let place = line.map_or_else(String::new, |line| format!(", by {}", line.place()));
-    let kernel = default.map_or_else(String::new, |default| format!(" from the kernel's {default}"));
+    let kernel = default.map_or_else(String::new, |default| {
+        format!(" from the kernel's {default}")
+    });
     let mend = default.map_or_else(
         || format!("take it out of its file and boot: the kernel finds its own {BUCKETS}"),
         |default| set(BUCKETS, default),
@@ -85,8 +87,11 @@ fn buckets(settings: &Settings) -> Option<Finding> {
 }
 
 fn fin_timeout(settings: &Settings) -> Option<Finding> {
-    let line = line(settings, FIN_TIMEOUT);
-    let live = settings.fin_timeout_s.filter(|value| *value < FIN_TIMEOUT_DEFAULT_S);
+    let is_default = |line: &&Line| line.value == FIN_TIMEOUT_DEFAULT_S.to_string();
+    let line = line(settings, FIN_TIMEOUT).filter(|line| !is_default(line));
+    let live = settings
+        .fin_timeout_s
+        .filter(|value| *value < FIN_TIMEOUT_DEFAULT_S);
     let what = match (line, live) {
         (Some(line), _) => format!("{FIN_TIMEOUT} = {} in {}", line.value, line.place()),
         (None, Some(value)) => format!("{FIN_TIMEOUT} = {value}"),
@@ -127,10 +132,16 @@ mod tests {
             found[0].what,
             "net.ipv4.tcp_tw_recycle = 1 in /etc/sysctl.d/90-tuning.conf, line 2"
         );
-        assert_eq!(found[0].mend.as_deref(), Some("sed -i '2d' /etc/sysctl.d/90-tuning.conf"));
+        assert_eq!(
+            found[0].mend.as_deref(),
+            Some("sed -i '2d' /etc/sysctl.d/90-tuning.conf")
+        );
         let on = ("proc/sys/net/ipv4/tcp_tw_recycle", "1");
         assert_eq!(severity("tcp_tw_recycle", &[on]), Severity::Critical);
-        assert!(none("tcp_tw_recycle", &[("proc/sys/net/ipv4/tcp_tw_recycle", "0")]));
+        assert!(none(
+            "tcp_tw_recycle",
+            &[("proc/sys/net/ipv4/tcp_tw_recycle", "0")]
+        ));
     }
 
     #[test]
@@ -151,7 +162,10 @@ mod tests {
         let unknown = ("proc/sys/net/ipv4/tcp_ehash_entries", "?");
         assert!(none("tw_buckets_lowered", &[live, file, unknown]));
         let low = ("proc/sys/net/ipv4/tcp_max_tw_buckets", "100");
-        assert_eq!(severity("tw_buckets_lowered", &[low, file, unknown]), Severity::Warning);
+        assert_eq!(
+            severity("tw_buckets_lowered", &[low, file, unknown]),
+            Severity::Warning
+        );
     }
 
     #[test]
@@ -159,9 +173,16 @@ mod tests {
         assert!(none("tcp_fin_timeout", &[]));
         let file = (FILE, "net/ipv4/tcp_fin_timeout=15");
         assert_eq!(severity("tcp_fin_timeout", &[file]), Severity::Warning);
+        assert!(none(
+            "tcp_fin_timeout",
+            &[(FILE, "net.ipv4.tcp_fin_timeout=60")]
+        ));
         let live = ("proc/sys/net/ipv4/tcp_fin_timeout", "15");
         let found = find("tcp_fin_timeout", &[live], &Traffic::default());
-        assert_eq!(found[0].mend.as_deref(), Some("sysctl -w net.ipv4.tcp_fin_timeout=60"));
+        assert_eq!(
+            found[0].mend.as_deref(),
+            Some("sysctl -w net.ipv4.tcp_fin_timeout=60")
+        );
     }
 
     #[test]
@@ -171,6 +192,10 @@ mod tests {
             ("etc/sysctl.d/99-late.conf", "net.ipv4.tcp_fin_timeout=30"),
         ];
         let found = find("tcp_fin_timeout", &files, &Traffic::default());
-        assert!(found[0].what.contains("= 30 in /etc/sysctl.d/99-late.conf"), "{}", found[0].what);
+        assert!(
+            found[0].what.contains("= 30 in /etc/sysctl.d/99-late.conf"),
+            "{}",
+            found[0].what
+        );
     }
 }

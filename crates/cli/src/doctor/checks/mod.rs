@@ -40,7 +40,9 @@ pub(super) fn all(case: Case<'_>) -> Vec<Finding> {
 
 /// What a counter has reached, and whether it has grown since the last look.
 fn grown(now: u64, before: Option<u64>) -> Option<u64> {
-    before.map(|before| now.saturating_sub(before)).filter(|grown| *grown > 0)
+    before
+        .map(|before| now.saturating_sub(before))
+        .filter(|grown| *grown > 0)
 }
 
 #[cfg(test)]
@@ -121,7 +123,10 @@ mod tests {
             before: None,
         });
         let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
-        assert!(severities.is_sorted_by(|one, next| one >= next), "{severities:?}");
+        assert!(
+            severities.is_sorted_by(|one, next| one >= next),
+            "{severities:?}"
+        );
         assert_eq!(severities[0], Severity::Critical);
     }
 

@@ -68,8 +68,10 @@ pub(super) fn widen(case: Case<'_>) -> String {
 }
 
 fn is_reserved(settings: &Settings, port: u16) -> bool {
-    let ports = &settings.ports;
-    ports.range().contains(port) && !ports.contains(port)
+    settings
+        .reserved_ranges
+        .iter()
+        .any(|range| range.contains(port))
 }
 
 /// A new list of reserved ports: the parameter is replaced as a whole.
@@ -118,7 +120,10 @@ fn listeners(case: Case<'_>) -> Option<Finding> {
         .iter()
         .map(|listener| format!("{} ({})", listener.address.port(), listener.owner))
         .collect();
-    let ports: Vec<_> = exposed.iter().map(|listener| listener.address.port().to_string()).collect();
+    let ports: Vec<_> = exposed
+        .iter()
+        .map(|listener| listener.address.port().to_string())
+        .collect();
     Some(
         Finding::new(
             "listener_in_range",
@@ -151,9 +156,18 @@ mod tests {
     #[test]
     fn few_ports_are_worse_the_fewer_they_are() {
         assert_eq!(severity("port_range", &[]), Severity::Ok);
-        assert_eq!(severity("port_range", &[(FILE, "30000 49000")]), Severity::Notice);
-        assert_eq!(severity("port_range", &[(FILE, "61000 61099")]), Severity::Warning);
-        assert_eq!(severity("port_range", &[(FILE, "1000 60999")]), Severity::Warning);
+        assert_eq!(
+            severity("port_range", &[(FILE, "30000 49000")]),
+            Severity::Notice
+        );
+        assert_eq!(
+            severity("port_range", &[(FILE, "61000 61099")]),
+            Severity::Warning
+        );
+        assert_eq!(
+            severity("port_range", &[(FILE, "1000 60999")]),
+            Severity::Warning
+        );
     }
 
     #[test]
@@ -174,12 +188,15 @@ mod tests {
         let found = find("listener_in_range", &[], &traffic);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].severity, Severity::Notice);
-        assert_eq!(found[0].what, "listeners on source ports: 45000 (app (pid 7))");
+        assert_eq!(
+            found[0].what,
+            "listeners on source ports: 45000 (app (pid 7))"
+        );
         let command = "sysctl -w net.ipv4.ip_local_reserved_ports=40000,50000-50001,45000";
         assert_eq!(found[0].mend.as_deref(), Some(command));
         assert!(find("listener_in_range", &[], &Traffic::default()).is_empty());
         let range = find("port_range", &[(FILE, "61000 61099")], &traffic);
-        let command = "sysctl -w net.ipv4.ip_local_reserved_ports=40000,50000-50001,40000,45000 \
+        let command = "sysctl -w net.ipv4.ip_local_reserved_ports=40000,50000-50001,45000 \
                        net.ipv4.ip_local_port_range=\"16384 65535\"";
         assert_eq!(range[0].mend.as_deref(), Some(command));
     }

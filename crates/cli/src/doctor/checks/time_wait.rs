@@ -1,7 +1,7 @@
 //! TIME_WAIT: whether its ports come back early, and whether there may be too many.
 
 use super::{Case, grown};
-use crate::doctor::finding::{Finding, Severity, set};
+use crate::doctor::finding::{Finding, Severity, counted, set};
 use crate::doctor::settings::Settings;
 
 const REUSE: &str = "net.ipv4.tcp_tw_reuse";
@@ -11,7 +11,12 @@ const BUCKETS: &str = "net.ipv4.tcp_max_tw_buckets";
 const NEARLY_FULL: u64 = 80;
 
 pub(super) fn check(case: Case<'_>) -> Vec<Finding> {
-    let all = [reuse(case.settings), timestamps(case.settings), buckets(case), overflows(case)];
+    let all = [
+        reuse(case.settings),
+        timestamps(case.settings),
+        buckets(case),
+        overflows(case),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -49,7 +54,15 @@ fn reuse(settings: &Settings) -> Option<Finding> {
         Some(0) if value != 0 => set(TIMESTAMPS, 1),
         _ => set(REUSE, 1),
     };
-    Some(Finding::new("tcp_tw_reuse", severity, format!("{REUSE} = {value}"), means).mend(mend))
+    Some(
+        Finding::new(
+            "tcp_tw_reuse",
+            severity,
+            format!("{REUSE} = {value}"),
+            means,
+        )
+        .mend(mend),
+    )
 }
 
 fn timestamps(settings: &Settings) -> Option<Finding> {
@@ -68,7 +81,10 @@ fn timestamps(settings: &Settings) -> Option<Finding> {
 
 fn buckets(case: Case<'_>) -> Option<Finding> {
     let max = case.settings.tw_buckets?;
-    let used = case.settings.sockstat.map_or(0, |sockstat| sockstat.time_wait);
+    let used = case
+        .settings
+        .sockstat
+        .map_or(0, |sockstat| sockstat.time_wait);
     let percent = used.saturating_mul(100) / max.max(1);
     let severity = match percent {
         ..NEARLY_FULL => Severity::Ok,
@@ -92,11 +108,17 @@ fn overflows(case: Case<'_>) -> Option<Finding> {
     let (severity, what) = match grown(now, before) {
         Some(more) => (
             Severity::Warning,
-            format!("{more} connections have just ended without TIME_WAIT, {now} in all"),
+            format!(
+                "{} just ended without TIME_WAIT, {now} in all",
+                counted(more, "connection")
+            ),
         ),
         None if now > 0 => (
             Severity::Notice,
-            format!("{now} connections have ended without TIME_WAIT since the counting began"),
+            format!(
+                "{} ended without TIME_WAIT since the counting began",
+                counted(now, "connection")
+            ),
         ),
         None => return None,
     };
@@ -119,17 +141,26 @@ mod tests {
     fn reuse_is_told_with_what_it_needs() {
         assert_eq!(severity("tcp_tw_reuse", &[]), Severity::Ok);
         assert_eq!(severity("tcp_tw_reuse", &[(REUSE_FILE, "1")]), Severity::Ok);
-        assert_eq!(severity("tcp_tw_reuse", &[(REUSE_FILE, "0")]), Severity::Notice);
+        assert_eq!(
+            severity("tcp_tw_reuse", &[(REUSE_FILE, "0")]),
+            Severity::Notice
+        );
         let files = [(REUSE_FILE, "1"), (TIMESTAMPS_FILE, "0")];
         let found = find("tcp_tw_reuse", &files, &Traffic::default());
         assert_eq!(found[0].severity, Severity::Warning);
-        assert_eq!(found[0].mend.as_deref(), Some("sysctl -w net.ipv4.tcp_timestamps=1"));
+        assert_eq!(
+            found[0].mend.as_deref(),
+            Some("sysctl -w net.ipv4.tcp_timestamps=1")
+        );
     }
 
     #[test]
     fn timestamps_off_is_a_warning() {
         assert_eq!(severity("tcp_timestamps", &[]), Severity::Ok);
-        assert_eq!(severity("tcp_timestamps", &[(TIMESTAMPS_FILE, "0")]), Severity::Warning);
+        assert_eq!(
+            severity("tcp_timestamps", &[(TIMESTAMPS_FILE, "0")]),
+            Severity::Warning
+        );
     }
 
     #[test]
@@ -141,7 +172,10 @@ mod tests {
 
     #[test]
     fn overflows_are_worse_while_they_happen() {
-        let files = [("proc/net/netstat", "TcpExt: TCPTimeWaitOverflow\nTcpExt: 7\n")];
+        let files = [(
+            "proc/net/netstat",
+            "TcpExt: TCPTimeWaitOverflow\nTcpExt: 7\n",
+        )];
         assert_eq!(severity("tw_overflows", &files), Severity::Notice);
         let settings = Fixture::new(HOST).with(files[0].0, files[0].1).settings();
         let mut before = settings.counters;

@@ -5,6 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use rollcall_os::clock;
+use rollcall_os::diag::exhaustion;
+use rollcall_os::diag::ports::LocalPorts;
 
 use super::{First, is_at, is_to, number, rounds, said};
 use crate::lab::arena::{Arena, PORTS};
@@ -62,6 +64,9 @@ fn fail(arena: &Arena, listener: &TcpListener, tale: &mut Tale) -> anyhow::Resul
         ),
         "a TIME_WAIT for each connection",
     );
+    let ports = LocalPorts::read()?.narrowed(arena.range());
+    let explanation = exhaustion::explain(&[], ports, address)?;
+    tale.answer(format!("rollcall-slave says why: {explanation}"));
     tale.answer(
         "with the usual 28,232 ports (32768-60999) and 60 s that is 470 connections/s to one destination, \
          on average and at most",

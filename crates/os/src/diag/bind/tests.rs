@@ -4,12 +4,12 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 
 use socket2::{Domain, Type};
 
-use super::super::testing::eventually;
+use super::super::testing::{connect, eventually, lists_bound_sockets, own_address, own_listener};
 use super::*;
 use crate::socket::{ListenOptions, listen_with};
 
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+fn own(port: u16) -> SocketAddr {
+    SocketAddr::from((own_address(), port))
 }
 
 /// Why `address` can't be listened on; as the daemons do it, with SO_REUSEADDR.
@@ -40,7 +40,7 @@ fn assert_says(found: &Explanation, parts: &[&str]) {
 /// A listener that did not set SO_REUSEADDR; std's does.
 fn plain_listener() -> TcpListener {
     let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&loopback(0).into()).unwrap();
+    socket.bind(&own(0).into()).unwrap();
     socket.listen(16).unwrap();
     socket.into()
 }
@@ -51,8 +51,7 @@ fn own_pid() -> String {
 
 #[test]
 fn another_listener_is_named() {
-    let holder = TcpListener::bind(loopback(0)).unwrap();
-    let address = holder.local_addr().unwrap();
+    let (_holder, address) = own_listener();
     let found = why(address);
     assert_eq!(found.name(), "listener");
     let on = format!("listens on {address} already: ");
@@ -65,7 +64,7 @@ fn another_listener_is_named() {
 fn a_wildcard_listener_is_in_the_way_of_each_address() {
     let holder = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = holder.local_addr().unwrap().port();
-    let found = why(loopback(port));
+    let found = why(own(port));
     assert_says(
         &found,
         &[&format!(
@@ -73,10 +72,9 @@ fn a_wildcard_listener_is_in_the_way_of_each_address() {
         )],
     );
     // And the other way round.
-    let holder = TcpListener::bind(loopback(0)).unwrap();
-    let port = holder.local_addr().unwrap().port();
-    let found = why(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-    let on = format!("listens on 127.0.0.1:{port}, which every address would include");
+    let (_holder, address) = own_listener();
+    let found = why(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
+    let on = format!("listens on {address}, which every address would include");
     assert_says(&found, &[&on]);
 }
 
@@ -92,28 +90,24 @@ fn a_dual_stack_listener_is_in_the_way_of_ipv4() {
         return;
     };
     let port = holder.local_addr().unwrap().port();
-    let found = why(loopback(port));
+    let found = why(own(port));
     assert_says(
         &found,
         &[&format!("listens on [::]:{port}, which takes IPv4 as well")],
     );
     drop(holder);
     // The other way round: IPv4 is in the way of both.
-    let holder = TcpListener::bind(loopback(0)).unwrap();
-    let any = SocketAddr::new(any.ip(), holder.local_addr().unwrap().port());
+    let (_holder, address) = own_listener();
+    let any = SocketAddr::new(any.ip(), address.port());
     let error = listen_with(any, &both).unwrap_err().explained();
     let found = error.explanation().unwrap();
-    assert_eq!(
-        found.holder().unwrap().socket.local.ip(),
-        Ipv4Addr::LOCALHOST
-    );
+    assert_eq!(found.holder().unwrap().socket.local, address);
 }
 
 #[test]
 fn an_outgoing_connection_that_took_the_port_is_named() {
-    let service = TcpListener::bind(loopback(0)).unwrap();
-    let remote = service.local_addr().unwrap();
-    let client = TcpStream::connect(remote).unwrap();
+    let (service, remote) = own_listener();
+    let client = connect(own_address(), remote);
     let local = client.local_addr().unwrap();
     let found = why(local);
     assert_eq!(found.name(), "outgoing_connection");
@@ -202,11 +196,10 @@ fn half_closed_remnants_are_told() {
 #[test]
 fn a_socket_that_is_only_bound_is_named() {
     let holder = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    holder.bind(&loopback(0).into()).unwrap();
+    holder.bind(&own(0).into()).unwrap();
     let address = holder.local_addr().unwrap().as_socket().unwrap();
     let found = why(address);
-    if found.cause == Cause::Unseen {
-        eprintln!("SKIPPED: before Linux 6.8 a bound socket can't be seen");
+    if !lists_bound_sockets() {
         assert_says(&found, &["before Linux 6.8", "try again"]);
         return;
     }
@@ -229,7 +222,7 @@ fn an_address_of_another_host_is_told_with_those_of_this_one() {
 fn permission_is_asked_for_where_it_is_needed() {
     // Root may bind any port, so this one error is made up.
     let denied = io::Error::from_raw_os_error(13);
-    let found = explain(Transport::Tcp, loopback(80), &denied);
+    let found = explain(Transport::Tcp, own(80), &denied);
     if unprivileged_from() > 80 {
         assert_eq!(found.name(), "privileged_port");
         assert_says(
@@ -240,7 +233,7 @@ fn permission_is_asked_for_where_it_is_needed() {
             ],
         );
     }
-    let found = explain(Transport::Tcp, loopback(65_000), &denied);
+    let found = explain(Transport::Tcp, own(65_000), &denied);
     assert_eq!(found.name(), "forbidden");
     assert_says(&found, &["security module", "semanage"]);
 }
@@ -261,7 +254,7 @@ fn a_link_local_address_needs_its_interface() {
 
 #[test]
 fn a_udp_socket_that_is_in_the_way_is_named() {
-    let holder = UdpSocket::bind(loopback(0)).unwrap();
+    let holder = UdpSocket::bind(own(0)).unwrap();
     let address = holder.local_addr().unwrap();
     let error = UdpSocket::bind(address).unwrap_err();
     let found = explain(Transport::Udp, address, &error);
@@ -274,10 +267,7 @@ fn a_udp_socket_that_is_in_the_way_is_named() {
 
 #[test]
 fn nobody_is_blamed_for_a_port_that_is_free_again() {
-    let address = TcpListener::bind(loopback(0))
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = TcpListener::bind(own(0)).unwrap().local_addr().unwrap();
     let error = io::Error::from_raw_os_error(98);
     let found = explain(Transport::Tcp, address, &error);
     assert_eq!((found.name(), found.holder()), ("unknown_holder", None));

@@ -85,13 +85,17 @@ pub fn owners(inodes: &HashSet<u32>) -> Owners {
     let names = UserNames::read();
     let owner = |(inode, pids): (u32, Vec<u32>)| {
         let processes = pids.iter().filter_map(|pid| Process::read(*pid));
-        let first = processes.min_by_key(|process| (process.pid == 1, process.since_ms))?;
-        Some((inode, owner(first, pids.len() - 1, &names)))
+        Some((inode, owner(first(processes)?, pids.len() - 1, &names)))
     };
     Owners {
         found: pids.into_iter().filter_map(owner).collect(),
         all_seen,
     }
+}
+
+/// The oldest one, and pid 1 only if there is no other.
+fn first(processes: impl Iterator<Item = Process>) -> Option<Process> {
+    processes.min_by_key(|process| (process.pid == 1, process.since_ms))
 }
 
 fn owner(process: Process, others: usize, names: &UserNames) -> Owner {

@@ -1,25 +1,29 @@
 //! Against this process, and what can be made up of another.
 
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 
+use super::super::testing::{connect, eventually, own_address, own_listener};
 use super::*;
 use crate::diag::sockets::{self, Filter, States};
 
-fn listening_on(port: u16) -> Socket {
+/// A listener, and its socket as the kernel tells it.
+fn own_socket() -> (TcpListener, Socket) {
+    let (listener, address) = own_listener();
     let filter = Filter {
         states: States::of(&[TcpState::Listen]),
-        local_port: Some(port),
+        local_port: Some(address.port()),
         ..Filter::default()
     };
-    sockets::tcp(&filter).unwrap()[0]
+    let mut all = sockets::tcp(&filter).unwrap();
+    all.retain(|socket| socket.local == address);
+    (listener, all[0])
 }
 
 #[test]
 fn the_owner_of_a_socket_is_found() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let socket = listening_on(port);
+    let (_listener, socket) = own_socket();
     let found = holders(&[socket]).remove(0);
     let owner = found.owner.clone().unwrap();
     assert_eq!(owner.pid, std::process::id());
@@ -35,19 +39,48 @@ fn the_owner_of_a_socket_is_found() {
 
 #[test]
 fn a_socket_with_two_descriptors_has_one_owner() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let twin = listener.try_clone().unwrap();
-    assert_ne!(listener.as_raw_fd(), twin.as_raw_fd());
-    let inode = listening_on(listener.local_addr().unwrap().port()).inode;
+    let (listener, socket) = own_socket();
+    let _twin = listener.try_clone().unwrap();
+    let inode = socket.inode;
     let found = owners(&HashSet::from([inode, u32::MAX]));
     assert_eq!(found.found.len(), 1);
     assert_eq!(found.found[&inode].others, 0);
 }
 
+#[test]
+fn of_several_processes_the_oldest_is_named() {
+    let (listener, socket) = own_socket();
+    let descriptor: OwnedFd = listener.try_clone().unwrap().into();
+    let mut child = Command::new("sleep")
+        .arg("60")
+        .stdin(Stdio::from(descriptor))
+        .spawn()
+        .unwrap();
+    let found = holders(&[socket]).remove(0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let owner = found.owner.clone().unwrap();
+    assert_eq!((owner.pid, owner.others), (std::process::id(), 1));
+    assert!(found.to_string().ends_with(") and 1 more process"));
+}
+
+#[test]
+fn systemd_is_named_last() {
+    let process = |pid, since_ms| Process {
+        pid,
+        command: String::new(),
+        uid: 0,
+        unit: None,
+        since_ms,
+    };
+    let all = [process(1, 10), process(30, 30), process(20, 20)];
+    assert_eq!(first(all.clone().into_iter()).unwrap().pid, 20);
+    assert_eq!(first(all.into_iter().take(1)).unwrap().pid, 1);
+}
+
 /// A socket of somebody else: no process that can be seen has this inode.
 fn foreign(state: TcpState) -> Socket {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let own = listening_on(listener.local_addr().unwrap().port());
+    let (_listener, own) = own_socket();
     Socket {
         state,
         inode: u32::MAX,
@@ -98,17 +131,17 @@ fn the_only_process_of_the_user_in_the_group_is_the_likely_one() {
 
 #[test]
 fn time_wait_has_nobody() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let client = TcpStream::connect(address).unwrap();
+    let (listener, address) = own_listener();
+    let client = connect(own_address(), address);
     let local = client.local_addr().unwrap();
     drop(client);
     drop(listener.accept().unwrap());
     let filter = Filter {
         local_port: Some(local.port()),
+        remote: Some(address.ip()),
         ..Filter::default()
     };
-    let socket = super::super::testing::eventually("TIME_WAIT", || {
+    let socket = eventually("TIME_WAIT", || {
         let all = sockets::tcp(&filter).unwrap();
         all.into_iter().find(|one| one.state == TcpState::TimeWait)
     });

@@ -62,7 +62,7 @@ impl Link {
                 if is_large && resend.sent() >= LARGE_TRIES {
                     return Asked::Swallowed(std::mem::take(&mut question.owed));
                 }
-                match line.send(question.bytes()) {
+                match line.send(question.bytes()).await {
                     Ok(Sent::Away) => again = now + resend.handle_sent(random::bits()),
                     Ok(Sent::TooLarge) => {
                         return Asked::TooLarge(std::mem::take(&mut question.owed));

@@ -88,8 +88,8 @@ impl Line {
     ///
     /// # Errors
     /// The master can't be reached.
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<Sent> {
-        match self.socket.try_send(bytes) {
+    pub(super) async fn send(&self, bytes: &[u8]) -> io::Result<Sent> {
+        match self.socket.send(bytes).await {
             Err(error) => fate_of(error),
             Ok(_) => Ok(Sent::Away),
         }
@@ -112,7 +112,7 @@ pub(super) fn fate_of(error: io::Error) -> io::Result<Sent> {
     match Errno::from_io_error(&error) {
         Some(Errno::MSGSIZE) => Ok(Sent::TooLarge),
         // A queue is full: it is lost, and sent again.
-        Some(Errno::NOBUFS | Errno::AGAIN) => Ok(Sent::Away),
+        Some(Errno::NOBUFS) => Ok(Sent::Away),
         _ => Err(error),
     }
 }
