@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rollcall_os::units;
 use rollcall_protocol::api::{EventKind, Health, Presence};
 
+use crate::manual::{CompletionsArgs, ManArgs};
 use crate::style::ColorChoice;
 use crate::url::MasterUrl;
 use crate::{lab, time};
@@ -166,6 +167,11 @@ pub(crate) enum Command {
     /// Make ports fail as they are known to, and mend it: errors 98 and 99, shown on this machine
     #[command(after_help = LAB_HELP)]
     Lab(LabArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Write the man pages of all programs, for packages.
+    #[command(hide = true)]
+    Man(ManArgs),
     /// What `up` and `drill` start, to become one of their daemons.
     #[command(hide = true)]
     UpChild(UpChildArgs),

@@ -15,6 +15,7 @@ mod frame;
 mod json;
 mod lab;
 mod ls;
+mod manual;
 mod metric;
 mod output;
 mod past;
@@ -69,6 +70,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Drill(args) => drill::run(args, &mut out),
         Command::Lab(args) => lab::run(args, &mut out),
         Command::Doctor(args) => doctor::run(args, &mut out),
+        Command::Completions(args) => manual::complete(args, &mut out),
+        Command::Man(args) => manual::write_pages(args),
         Command::UpChild(args) => daemons::become_child(args),
     }
 }

@@ -32,7 +32,12 @@ fn refused(address: SocketAddr) -> LogLine {
         // Otherwise only loopback is accepted.
         .set("tls.mode", "off");
     master.spawn();
-    the_line(&mut master)
+    let line = the_line(&mut master);
+    // A port may be taken only for a moment, so that one was waited for.
+    let retried = master.log().events("bind_retried").len();
+    let is_in_use = line.number("errno") == Some(98);
+    assert_eq!(retried, usize::from(is_in_use), "{line:?}");
+    line
 }
 
 /// The line about the failure, which standard error must have as well.

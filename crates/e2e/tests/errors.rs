@@ -76,7 +76,7 @@ const CONNECTION: &[End] = &[End::Unmoved, End::Reconnected];
 const ANY: &[End] = &[End::Unmoved, End::Reconnected, End::GaveUp];
 
 const WAL: &str = "master-state/master.db-wal";
-const MASTER: [Row; 21] = [
+const MASTER: [Row; 23] = [
     row("fsync", "EIO", GAVE_UP).on(WAL).event("store_failed"),
     row("fdatasync", "EIO", GAVE_UP)
         .on(WAL)
@@ -98,6 +98,8 @@ const MASTER: [Row; 21] = [
         .times(3)
         .event("accept_failed"),
     row("accept4", "ENFILE", UNMOVED).times(2),
+    row("accept4", "ENOBUFS", UNMOVED).event("accept_failed"),
+    row("accept4", "ENOMEM", UNMOVED).event("accept_failed"),
     row("accept4", "ECONNABORTED", UNMOVED),
     row("accept4", "EINTR", UNMOVED),
     row("recvfrom", "EIO", CONNECTION),

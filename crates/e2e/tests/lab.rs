@@ -1,11 +1,14 @@
 //! `rollcall lab`: each failure happens and is cured on this machine, and what does not turn out as
 //! expected is said.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use rollcall_e2e::binaries;
-use rollcall_e2e::skip::skip_loudly;
+use rollcall_e2e::skip::{require_root_or_skip_loudly, skip_loudly};
+use rollcall_e2e::{Namespace, binaries};
 use rustix::process::geteuid;
 use serde_json::Value;
 
@@ -205,10 +208,15 @@ fn the_list_has_every_experiment_and_needs_nothing() {
     assert_eq!(names, EXPERIMENTS);
 }
 
-/// What can be shown without any privilege, on a host that has no namespaces to give.
+/// What can be shown without any privilege, where there are no namespaces to be had.
 #[test]
 fn a_host_without_namespaces_shows_all_but_one() {
-    let (code, report) = lab(&["--on-host", "--all"]);
+    let show = || lab(&["--on-host", "--all"]);
+    // As root a host of its own, whose ports no other test takes.
+    let own = geteuid()
+        .is_root()
+        .then(|| Namespace::new_or_skip_loudly("a host of its own"));
+    let (code, report) = own.flatten().map_or_else(show, |host| host.run(show));
     assert_eq!(
         (code, &report["arena"]),
         (Some(0), &"host".into()),
@@ -221,6 +229,43 @@ fn a_host_without_namespaces_shows_all_but_one() {
         };
         assert_eq!(tale["verdict"], wanted, "{tale:#}");
     }
+}
+
+/// A user without any privilege has namespaces too, where the host gives them to users.
+#[test]
+fn a_user_needs_no_root_where_user_namespaces_are_allowed() {
+    const NOBODY: u32 = 65_534;
+    if !require_root_or_skip_loudly("the lab as another user") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join(binaries::CLI);
+    // Another process copies it: a descriptor that is open for writing here would be inherited by what
+    // another test starts meanwhile, and the copy could not be run.
+    let mut install = Command::new("install");
+    install
+        .args(["-m", "755"])
+        .args([&binaries::path(binaries::CLI), &program]);
+    assert!(install.status().expect("install(1)").success());
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("a readable folder");
+    let by_nobody = |program: &Path| {
+        let mut command = Command::new(program);
+        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        command
+    };
+    let tried = by_nobody(Path::new("unshare"))
+        .args(["--user", "--map-root-user", "--net", "true"])
+        .status();
+    let arena = match tried.is_ok_and(|status| status.success()) {
+        true => "user_namespace",
+        false => "host",
+    };
+    let (code, report) = run(by_nobody(&program).args(["lab", "--json", "--all"]));
+    assert_eq!(
+        (code, &report["arena"]),
+        (Some(0), &arena.into()),
+        "{report:#}"
+    );
 }
 
 /// In a namespace whose loopback is down nothing turns out as expected.

@@ -346,6 +346,8 @@ fn from_privileged_port(master: SocketAddr) -> Peer {
     }
 }
 
+const RESERVED: &str = "8080,40000-40010";
+
 /// A port that outgoing connections may take is warned of with the line that mends it; another one
 /// is not.
 #[test]
@@ -355,26 +357,39 @@ fn a_port_of_the_ephemeral_range_is_warned_of() {
         return;
     };
     namespace.set("net.ipv4.ip_local_port_range", "32768 60999");
-    namespace.set("net.ipv4.ip_local_reserved_ports", "8080,40000-40010");
-    for (port, warned) in [(7412, false), (40_005, false), (40_011, true)] {
+    namespace.set("net.ipv4.ip_local_reserved_ports", RESERVED);
+    // For slaves, for readers, and which of them is in danger.
+    for (slaves, http, warned) in [
+        (7412, 7413, None),
+        (40_005, 7413, None),
+        (7412, 40_020, Some(40_020)),
+        (40_011, 7413, Some(40_011)),
+    ] {
         let folder = tempfile::tempdir().expect("a folder");
         let mut master = Master::new(folder.path(), "master");
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        set_addresses(&mut master, &[address]);
+        let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        set_addresses(&mut master, &[address(slaves)]);
+        master.config.set("http.address", address(http).to_string());
         namespace.run(|| master.start());
         let lines = master.log().events("port_in_ephemeral_range");
-        assert_eq!(lines.len(), usize::from(warned), "{port}: {lines:?}");
-        for line in lines {
-            assert_eq!(line.text("range"), "32768-60999");
-            let remedy = "net.ipv4.ip_local_reserved_ports = 8080,40000-40010,40011";
-            assert_eq!(line.text("remedy"), remedy);
-            // What it names mends it.
-            let (_, value) = remedy.split_once(" = ").expect("a value");
-            namespace.set("net.ipv4.ip_local_reserved_ports", value);
-            assert!(master.terminate().success());
-            namespace.run(|| master.start());
-            assert!(master.log().events("port_in_ephemeral_range").is_empty());
-        }
+        let Some(port) = warned else {
+            assert!(lines.is_empty(), "{lines:?}");
+            continue;
+        };
+        let [line] = &lines[..] else {
+            panic!("one line is due: {lines:?}");
+        };
+        assert_eq!(line.text("address"), address(port).to_string());
+        assert_eq!(line.text("range"), "32768-60999");
+        let reserved = format!("8080,40000-40010,{port}");
+        let remedy = format!("net.ipv4.ip_local_reserved_ports = {reserved}");
+        assert_eq!(line.text("remedy"), remedy);
+        // What it names mends it.
+        namespace.set("net.ipv4.ip_local_reserved_ports", &reserved);
+        assert!(master.terminate().success());
+        namespace.run(|| master.start());
+        assert!(master.log().events("port_in_ephemeral_range").is_empty());
+        namespace.set("net.ipv4.ip_local_reserved_ports", RESERVED);
     }
 }
 

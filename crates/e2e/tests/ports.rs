@@ -19,6 +19,8 @@ use serde_json::json;
 
 const REPORTS: &str = "ROLLCALL_REPORTS";
 const REPORTS_BY_DEFAULT: u64 = 60_000;
+/// As many connections at a time as it takes for group commits to be worth it.
+const SLAVES: u32 = 256;
 /// For each report, on a machine that is very busy.
 const MICROS_PER_REPORT: u64 = 2000;
 const LIMIT_AT_LEAST: Duration = Duration::from_secs(60);
@@ -94,14 +96,16 @@ fn assert_no_port_is_lost(outcome: &Outcome, count: u64) {
 
 fn tell(what: &str, outcome: &Outcome) {
     let json = &outcome.result;
+    let float = |key: &str| json[key].as_f64().unwrap_or_default();
     println!(
-        "{what}: {} reports, {:.0}/s, {} lost, {} connects, failed {}, left TIME_WAIT {:.2}%, {} of the bare loop",
+        "{what}: {} reports, {:.0}/s, {} lost, {} connects ({:.0}/s), failed {}, left TIME_WAIT {:.2}%, {} of the bare loop",
         json["acked"],
-        json["rate_per_s"].as_f64().unwrap_or_default(),
+        float("rate_per_s"),
         json["lost"],
         json["connects"],
+        float("connects") / float("elapsed_s"),
         json["connects_failed"],
-        json["time_wait_share"].as_f64().unwrap_or_default() * 100.0,
+        float("time_wait_share") * 100.0,
         json["connect_loop"]["ratio"],
     );
 }
@@ -116,7 +120,7 @@ fn loopback_runs_out_of_no_port() {
     let (master, address) = start_master(folder.path(), &namespace, Ipv4Addr::LOCALHOST);
     let count = reports();
     let more = ["--connect-loop"];
-    let outcome = send(folder.path(), &namespace, address, count, 64, &more);
+    let outcome = send(folder.path(), &namespace, address, count, SLAVES, &more);
     tell("loopback", &outcome);
     assert_all_there(&namespace, &master, &outcome, count);
     assert_no_port_is_lost(&outcome, count);
@@ -133,7 +137,7 @@ fn veth_runs_out_of_no_port() {
     let count = reports();
     let bare = site.far.run(BareServer::start);
     let more = ["--connect-loop-server", &bare.address];
-    let outcome = send(site.folder(), &site.near, address, count, 64, &more);
+    let outcome = send(site.folder(), &site.near, address, count, SLAVES, &more);
     tell("veth", &outcome);
     assert_all_there(&site.far, &master, &outcome, count);
     assert_no_port_is_lost(&outcome, count);

@@ -1,6 +1,6 @@
 //! Signals, ends and exit codes of both daemons.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use rollcall_e2e::peer::Identity;
@@ -13,7 +13,6 @@ use rustix::process::Signal;
 use socket2::SockRef;
 
 /// As sysexits.h and the daemons' --help have them.
-const EXIT_BIND: i32 = 69;
 const EXIT_STORE: i32 = 74;
 
 /// SIGTERM and SIGINT: the slaves are told, what has arrived is stored, exit code 0 in time.
@@ -270,48 +269,6 @@ fn usr1_switches_to_debug_and_back() {
     master.wait_for_events("log_level_changed", 3);
     reset_and_cut(&mut master, 2);
     assert_eq!(master.wait_for_events("connection_broken", 1).len(), 1);
-}
-
-/// Another process listens on the port: the master tries for a moment, then says what is wrong.
-#[test]
-fn a_held_port_is_named_with_the_remedy() {
-    let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = holder.local_addr().expect("an address").to_string();
-    for key in ["listen", "http"] {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut master = Master::new(folder.path(), "master");
-        match key {
-            "listen" => master.config.set("listen.addresses", vec![address.clone()]),
-            _ => master.config.set("http.address", address.clone()),
-        };
-        master.spawn();
-        let retried = master.wait_for_event("bind_retried");
-        assert_eq!(retried.text("address"), address);
-        assert_eq!(master.wait(PATIENCE).code(), Some(EXIT_BIND), "{key}");
-        let stderr = master.stderr();
-        assert!(stderr.contains(&address), "{stderr}");
-        assert!(stderr.contains("another process has this port"), "{stderr}");
-        assert!(stderr.contains("configure another port"), "{stderr}");
-        assert!(stderr.contains("exit code 69"), "{stderr}");
-    }
-}
-
-#[test]
-fn an_address_of_another_host_is_named() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut master = Master::new(folder.path(), "master");
-    // TEST-NET-1 (RFC 5737): nobody's.
-    master
-        .config
-        .set("listen.addresses", vec!["192.0.2.1:7412".to_owned()])
-        .set("tls.mode", "off");
-    master.spawn();
-    assert_eq!(master.wait(PATIENCE).code(), Some(EXIT_BIND));
-    let stderr = master.stderr();
-    assert!(
-        stderr.contains("192.0.2.1:7412") && stderr.contains("no such address"),
-        "{stderr}"
-    );
 }
 
 /// One state folder is for one daemon: the second one names the first.

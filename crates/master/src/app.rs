@@ -12,6 +12,7 @@ use rollcall_os::exit::{Exit, ExitError, ExitWith};
 use rollcall_os::log::{self, LogHandle};
 use rollcall_os::signal::{Signal, Signals};
 use rollcall_os::socket::ListenOptions;
+use rollcall_os::systemd::notify::Manager;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::config::Config;
 use crate::datagram::{self, Datagrams};
 use crate::http::{self, Limits, Readers};
 use crate::listener::{self, Accepting, Admission, Listeners, Rules};
+use crate::liveness::Liveness;
 use crate::reactor::{CoreFailure, Publication, Reactor};
 use crate::roll::{self, Durable, Roll, Stamp};
 use crate::stats::Stats;
@@ -73,6 +75,7 @@ fn verify_store(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
     let signals = Signals::new().context("can't handle signals")?;
+    let mut manager = Manager::find();
     let rules = within_limits(config.listen.clone())?;
     let Opened {
         loaded,
@@ -81,6 +84,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
     } = Store::open(&config.state_directory, config.retention).exit_with(Exit::Store)?;
     let (questions, questions_in) = mpsc::channel(QUESTIONS_MAX);
     let (reactor, readers) = restore(&config, loaded, questions)?;
+    let liveness = Liveness::new(readers.roll.clone(), Arc::clone(&readers.stats));
 
     // Readers see the roll as it was durable before the first slave is back.
     let http_stop = CancellationToken::new();
@@ -88,6 +92,9 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
     let http_listener = listener::bind(config.http, &http_options)
         .await
         .exit_with(Exit::Bind)?;
+    if let Ok(address) = http_listener.local_addr() {
+        listener::warn_of_ephemeral_port(address);
+    }
     let http_ended = serve_http(http_listener, readers, http_stop.clone())?;
 
     let accepting = Accepting {
@@ -125,6 +132,10 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         version = env!("CARGO_PKG_VERSION"),
         "the roll is loaded and slaves are welcome"
     );
+    manager.ready("slaves are welcome");
+    manager
+        .watch(liveness.pulses())
+        .context("can't start the thread that feeds the watchdog")?;
 
     let tasks = Tasks {
         accepts,
@@ -138,6 +149,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         accepting,
         rules,
         signals,
+        manager,
     };
     let clean = run.supervise(config, tasks, &store, &mut outcomes).await?;
     http_stop.cancel();
@@ -175,6 +187,7 @@ struct Run<'a> {
     /// Where it listens, and who gets in.
     rules: watch::Sender<Rules>,
     signals: Signals,
+    manager: Manager,
 }
 
 impl Run<'_> {
@@ -197,7 +210,11 @@ impl Run<'_> {
                 failure = tasks.failed() => break Err(failure),
                 signal = self.signals.next() => match signal {
                     Signal::Stop(name) => break Ok(name),
-                    Signal::Reload => self.reload(&mut config),
+                    Signal::Reload => {
+                        self.manager.reloading();
+                        self.reload(&mut config);
+                        self.manager.reloaded();
+                    }
                     Signal::ToggleLevel => {
                         let level = self.log.toggle_debug();
                         tracing::info!(event = "log_level_changed", level = level.as_str(), "the log level was switched");
@@ -212,6 +229,7 @@ impl Run<'_> {
                     signal,
                     "the master says goodbye to its slaves"
                 );
+                self.manager.stopping("saying goodbye to the slaves");
                 tokio::select! {
                     failure = &mut committing => Err(failure),
                     drained = tokio::time::timeout(config.shutdown_deadline, self.drain()) => Ok(drained.is_ok()),

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "check")]
     pub(crate) verify_store: bool,
 
-    /// How the log looks: "json" or "pretty" [default: as configured]
+    /// How the log looks: "json", "pretty" or "journal" [default: as configured]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
 

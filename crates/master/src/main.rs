@@ -14,6 +14,7 @@ mod connection;
 mod datagram;
 mod http;
 mod listener;
+mod liveness;
 mod reactor;
 mod roll;
 mod stats;

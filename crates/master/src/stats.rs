@@ -72,6 +72,8 @@ pub(crate) struct Stats {
     pub(crate) redo_bytes: Counter,
     /// When the commit in hand began, in milliseconds on the boot clock; 0 between commits.
     pub(crate) committing_since_ms: Counter,
+    /// 1 while the store itself says that it can't write, and tries again.
+    pub(crate) store_refuses: Counter,
     /// Bytes that the remembered reports of all slaves take.
     pub(crate) reports_bytes: Counter,
     /// Databases that were set aside as damaged and are still there.
@@ -104,6 +106,7 @@ impl Stats {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = COMMIT_BOUNDS_US.partition_point(|bound_us| *bound_us < took_us);
         self.committing_since_ms.set(0);
+        self.store_refuses.set(0);
         self.commit_buckets[bucket].add(1);
         self.commits.add(1);
         self.commit_time_us.add(took_us);

@@ -26,7 +26,9 @@ pub const BACKLOG: u16 = 4096;
 pub struct Liveness {
     /// Idle time before the first keepalive probe (TCP_KEEPIDLE), whole seconds.
     pub keepalive_idle: Duration,
-    /// Time between two probes (TCP_KEEPINTVL), whole seconds; the third lost one ends the connection.
+    /// Time between two probes (TCP_KEEPINTVL), whole seconds. The first probe that is still unanswered
+    /// when the peer has been silent for the user timeout ends the connection: with TCP_USER_TIMEOUT
+    /// set, Linux does not go by their number (`tcp_keepalive_timer`, net/ipv4/tcp_timer.c).
     pub keepalive_interval: Duration,
     /// How long sent data may stay unacked by the peer's kernel (TCP_USER_TIMEOUT).
     pub user_timeout: Duration,
@@ -34,8 +36,9 @@ pub struct Liveness {
 
 /// Why an address can't be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address}: {source}; {}", self.advice())]
+#[error("can't listen on {address}{}: {source}; {}", self.suffix(), self.advice())]
 pub struct ListenError {
+    transport: Transport,
     /// The address and port.
     pub address: SocketAddr,
     /// What the kernel said.
@@ -44,8 +47,9 @@ pub struct ListenError {
 }
 
 impl ListenError {
-    pub(crate) fn new(address: SocketAddr, source: io::Error) -> Self {
+    pub(crate) fn new(transport: Transport, address: SocketAddr, source: io::Error) -> Self {
         Self {
+            transport,
             address,
             source,
             explanation: None,
@@ -62,23 +66,33 @@ impl ListenError {
     /// called once, when nothing more will be tried: it lists sockets and looks through processes.
     #[must_use]
     pub fn explained(self) -> Self {
-        let explanation = bind::explain(Transport::Tcp, self.address, &self.source);
+        let explanation = bind::explain(self.transport, self.address, &self.source);
         Self {
             explanation: Some(Box::new(explanation)),
             ..self
         }
     }
 
-    /// Writes it to the log, with what [`Self::explained`] has found as fields.
-    pub fn log(&self) {
-        if let Some(explanation) = &self.explanation {
-            explanation.log(&self.source);
+    /// The same, and writes it to the log with what was found as fields.
+    #[must_use]
+    pub fn reported(self) -> Self {
+        let error = self.explained();
+        if let Some(explanation) = &error.explanation {
+            explanation.log(&error.source);
         }
+        error
     }
 
     /// What [`Self::explained`] has found.
     pub fn explanation(&self) -> Option<&Explanation> {
         self.explanation.as_deref()
+    }
+
+    fn suffix(&self) -> &'static str {
+        match self.transport {
+            Transport::Tcp => "",
+            Transport::Udp => " (UDP)",
+        }
     }
 
     fn advice(&self) -> String {
@@ -165,7 +179,7 @@ pub fn listen_with(
     };
     match open() {
         Ok(socket) => Ok(socket.into()),
-        Err(source) => Err(ListenError::new(address, source)),
+        Err(source) => Err(ListenError::new(Transport::Tcp, address, source)),
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::net::sockopt::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::diag::bind::Transport;
 use crate::socket::{ListenError, ListenOptions};
 
 /// What the kernel is asked to keep for a socket that was not read yet: some 4,000 reports, as the
@@ -39,7 +40,7 @@ pub fn bind(address: SocketAddr, options: &ListenOptions) -> Result<UdpSocket, L
     };
     match open() {
         Ok(socket) => Ok(socket.into()),
-        Err(source) => Err(ListenError::new(address, source)),
+        Err(source) => Err(ListenError::new(Transport::Udp, address, source)),
     }
 }
 

@@ -15,15 +15,24 @@ pub struct BackoffLimits {
     pub reset_after: Duration,
 }
 
-/// Exponential backoff with full jitter: each pause is drawn from zero to a bound that doubles, on
-/// the first retry too, so that slaves that lost their master together do not come back together.
-/// At the cap the pause is drawn from half of it to one and a half, which keeps a herd spread.
+/// Backoff with jitter: the first pause is drawn from zero to `base`, so that slaves that lost their
+/// master together do not come back together; a later one from a quarter to the whole of the time for
+/// which there has been no master, so that pauses grow exponentially and all slaves are back, evenly
+/// spread, within as long again as the master was away. From the cap on the pause is drawn from half
+/// of it to one and a half.
+///
+/// A window that the master has told stands for `base` until the next session: slaves whose first
+/// attempt was too early do not come in a narrower stream than those that have met the master.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     limits: BackoffLimits,
     attempts: u32,
     up_since: Option<Moment>,
+    /// When the first of the attempts failed.
+    down_since: Moment,
     told: Option<(Duration, Duration)>,
+    /// The width of the window that was told last.
+    spread: Duration,
 }
 
 impl Backoff {
@@ -33,7 +42,9 @@ impl Backoff {
             limits,
             attempts: 0,
             up_since: None,
+            down_since: Moment::ZERO,
             told: None,
+            spread: Duration::ZERO,
         }
     }
 
@@ -45,6 +56,13 @@ impl Backoff {
     /// A session has been established.
     pub fn handle_up(&mut self, now: Moment) {
         self.up_since = Some(now);
+    }
+
+    /// A connection has done what it was for, and ended as it should: pauses start from `base` again.
+    /// What the master told stays.
+    pub fn handle_done(&mut self) {
+        self.up_since = None;
+        self.attempts = 0;
     }
 
     /// The master told when to come back, in Welcome or Goodbye: it wins over the own pause, once.
@@ -59,22 +77,33 @@ impl Backoff {
         if stayed.is_some_and(|stayed| stayed >= self.limits.reset_after) {
             self.attempts = 0;
         }
+        if self.attempts == 0 {
+            self.down_since = now;
+        }
         let pause = match self.told.take() {
-            Some((min, max)) => min + share(max - min, random),
-            None => self.own_pause(random),
+            Some((min, max)) => {
+                self.spread = max - min;
+                min + share(max - min, random)
+            }
+            None => self.own_pause(now, random),
         };
         self.attempts = self.attempts.saturating_add(1);
         pause
     }
 
-    fn own_pause(&self, random: u64) -> Duration {
+    fn own_pause(&self, now: Moment, random: u64) -> Duration {
         let BackoffLimits { base, cap, .. } = self.limits;
-        let grown = base.saturating_mul(1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX));
-        if grown < cap {
-            share(grown, random)
-        } else {
-            cap / 2 + share(cap, random)
+        let away = now.saturating_since(self.down_since);
+        let bound = away.max(self.spread).max(base);
+        if bound >= cap {
+            return cap / 2 + share(cap, random);
         }
+        let least = if self.attempts == 0 {
+            Duration::ZERO
+        } else {
+            bound / 4
+        };
+        least + share(bound - least, random)
     }
 }
 
@@ -86,6 +115,8 @@ fn share(whole: Duration, random: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     const LIMITS: BackoffLimits = BackoffLimits {
@@ -102,18 +133,33 @@ mod tests {
         assert!(pause(u64::MAX) < LIMITS.base);
     }
 
+    /// The pauses that follow one another where all of them are drawn with `random`.
+    fn pauses_ms(backoff: &mut Backoff, count: usize, random: u64) -> Vec<u128> {
+        let mut now = Moment::ZERO + Duration::from_secs(1000);
+        let next = |_| {
+            let pause = backoff.handle_down(now, random);
+            now = now + pause;
+            pause.as_millis()
+        };
+        (0..count).map(next).collect()
+    }
+
     #[test]
-    fn pauses_double_up_to_the_cap_and_stay_spread_there() {
-        let mut backoff = Backoff::new(LIMITS);
+    fn pauses_grow_with_the_time_away_up_to_the_cap_and_stay_spread_there() {
+        let mut longest = Backoff::new(LIMITS);
+        assert_eq!(
+            pauses_ms(&mut longest, 10, u64::MAX),
+            [99, 99, 199, 399, 799, 1599, 3199, 6399, 14_999, 14_999]
+        );
         let half = 1 << 63;
-        for expected_ms in [50, 100, 200, 400, 800, 1600, 3200, 10_000, 10_000] {
-            let pause = backoff.handle_down(Moment::ZERO, half);
-            assert_eq!(pause.as_millis(), expected_ms);
-        }
-        for _ in 0..100 {
-            assert_eq!(backoff.handle_down(Moment::ZERO, 0), LIMITS.cap / 2);
-        }
-        assert!(backoff.handle_down(Moment::ZERO, u64::MAX) < LIMITS.cap * 3 / 2);
+        let mut middling = Backoff::new(LIMITS);
+        let pauses = pauses_ms(&mut middling, 30, half);
+        assert_eq!(pauses[..5], [50, 62, 70, 114, 185]);
+        assert_eq!(pauses[29], 10_000);
+        assert_eq!(
+            Backoff::new(LIMITS).handle_down(Moment::ZERO, 0),
+            Duration::ZERO
+        );
     }
 
     #[test]
@@ -123,11 +169,43 @@ mod tests {
             backoff.handle_down(Moment::ZERO, 0);
         }
         backoff.handle_up(Moment::ZERO);
-        backoff.handle_down(Moment::ZERO + Duration::from_secs(59), 0);
+        let short = Moment::ZERO + Duration::from_secs(59);
+        assert_eq!(backoff.handle_down(short, 0), LIMITS.cap / 2);
         assert_eq!(backoff.attempts(), 6);
         backoff.handle_up(Moment::ZERO);
-        backoff.handle_down(Moment::ZERO + Duration::from_secs(60), 0);
+        let long = Moment::ZERO + Duration::from_secs(60);
+        assert_eq!(backoff.handle_down(long, 0), Duration::ZERO);
         assert_eq!(backoff.attempts(), 1);
+    }
+
+    #[test]
+    fn what_is_done_resets_and_keeps_the_window() {
+        let mut backoff = Backoff::new(LIMITS);
+        for _ in 0..5 {
+            backoff.handle_down(Moment::ZERO, 0);
+        }
+        backoff.handle_window(Duration::ZERO, Duration::from_secs(2));
+        backoff.handle_done();
+        assert_eq!(backoff.attempts(), 0);
+        let pause = backoff.handle_down(Moment::ZERO, 1 << 63);
+        assert_eq!(pause, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn who_was_too_early_stays_within_the_width_of_the_window() {
+        let mut backoff = Backoff::new(LIMITS);
+        backoff.handle_window(Duration::from_secs(1), Duration::from_secs(5));
+        assert_eq!(
+            pauses_ms(&mut backoff, 3, 0),
+            [1000, 1000, 1000],
+            "from a quarter of the width"
+        );
+        backoff.handle_window(Duration::from_secs(1), Duration::from_secs(5));
+        assert_eq!(
+            pauses_ms(&mut backoff, 3, u64::MAX),
+            [4999, 4999, 9999],
+            "to all of it, or of the time away"
+        );
     }
 
     #[test]
@@ -136,6 +214,7 @@ mod tests {
         backoff.handle_window(Duration::from_secs(2), Duration::from_secs(6));
         let pause = backoff.handle_down(Moment::ZERO, 1 << 63);
         assert_eq!(pause, Duration::from_secs(4));
-        assert!(backoff.handle_down(Moment::ZERO, u64::MAX) < Duration::from_secs(1));
+        let next = backoff.handle_down(Moment::ZERO, u64::MAX);
+        assert!(next < Duration::from_secs(4), "{next:?}");
     }
 }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use rollcall_os::exit::{Exit, ExitError, ExitWith};
 use rollcall_os::log::{self, LogHandle};
 use rollcall_os::signal::{Signal, Signals};
+use rollcall_os::systemd::notify::Manager;
 use rollcall_protocol::wire;
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use crate::args::Args;
 use crate::collect::{self, CollectError, Collected, Collector};
 use crate::config::Config;
 use crate::link::{Link, LinkConfig, PortUse, describe_budget};
+use crate::liveness::{Beat, Liveness};
 use crate::spool::{self, Ended, NewIdentity, Spool, SpoolEnd, SpoolError};
 
 /// How long the tasks may take to end beyond the drain time: check plugins are given some seconds.
@@ -80,6 +82,7 @@ fn new_identity(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
     let signals = Signals::new().context("can't handle signals")?;
+    let mut manager = Manager::find();
     let (spool, spool_ended) =
         Spool::open(&config.state_directory, config.spool).exit_with(Exit::Store)?;
     let standing = spool.standing().await.exit_with(Exit::Store)?;
@@ -105,6 +108,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         port_use_sender,
         stop.clone(),
     );
+    let session = link.watch_session();
     let mut tasks = JoinSet::new();
     tasks.spawn_local(async move { link.run().await.map_err(Failure::Link) });
     let reports = Reports {
@@ -115,6 +119,21 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         stop: stop.clone(),
     };
     tasks.spawn_local(reports.run());
+    manager.ready("taking the first report");
+    if manager.is_there() {
+        let beat = Beat::new();
+        let liveness = Liveness {
+            name: config.link.name.clone(),
+            beat: beat.clone(),
+            spool: spool.figures(),
+            session,
+        };
+        // It goes on while the slave drains, and ends with the runtime.
+        tokio::task::spawn_local(beat.run());
+        manager
+            .watch(liveness.pulses())
+            .context("can't start the thread that feeds the watchdog")?;
+    }
     let run = Run {
         args,
         log,
@@ -124,6 +143,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         link_config,
         collect_config,
         stop,
+        manager,
     };
     run.supervise(tasks, spool_ended).await.map_err(|failure| {
         tracing::error!(event = "slave_failed", error = %failure, "the slave can't go on");
@@ -211,6 +231,7 @@ struct Run<'a> {
     link_config: watch::Sender<Arc<LinkConfig>>,
     collect_config: watch::Sender<collect::Config>,
     stop: CancellationToken,
+    manager: Manager,
 }
 
 impl Run<'_> {
@@ -227,7 +248,11 @@ impl Run<'_> {
                 ended = tasks.join_next() => return Err(task_failure(ended)),
                 signal = self.signals.next() => match signal {
                     Signal::Stop(name) => break name,
-                    Signal::Reload => self.reload().await,
+                    Signal::Reload => {
+                        self.manager.reloading();
+                        self.reload().await;
+                        self.manager.reloaded();
+                    }
                     Signal::ToggleLevel => {
                         let level = self.log.toggle_debug();
                         tracing::info!(event = "log_level_changed", level = level.as_str(), "the log level was switched");
@@ -240,6 +265,8 @@ impl Run<'_> {
             signal,
             "the slave sends what is spooled and says goodbye"
         );
+        self.manager
+            .stopping("sending what is spooled, and saying goodbye");
         self.stop.cancel();
         let deadline = self.config.link.drain + END_WAIT;
         let Self { spool, .. } = self;

@@ -12,6 +12,7 @@ mod check;
 mod collect;
 mod config;
 mod link;
+mod liveness;
 mod probe;
 mod random;
 mod spool;

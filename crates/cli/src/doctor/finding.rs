@@ -73,10 +73,13 @@ impl Finding {
     }
 
     /// The same with the command that mends it, if it needs mending.
-    pub(super) fn mend(mut self, command: impl Into<String>) -> Self {
-        if self.severity > Severity::Ok {
-            self.mend = Some(command.into());
-        }
+    pub(super) fn mend(self, command: impl Into<String>) -> Self {
+        self.mend_if(Some(command.into()))
+    }
+
+    /// The same if there is such a command.
+    pub(super) fn mend_if(mut self, command: Option<String>) -> Self {
+        self.mend = command.filter(|_| self.severity > Severity::Ok);
         self
     }
 }
@@ -84,6 +87,11 @@ impl Finding {
 /// `sysctl -w name=value`
 pub(super) fn set(name: &str, value: impl std::fmt::Display) -> String {
     format!("sysctl -w {name}={value}")
+}
+
+/// Puts the worst first; the others stay as they are.
+pub(super) fn sort(findings: &mut [Finding]) {
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
 }
 
 /// The worst of them.

@@ -98,8 +98,10 @@ impl Doctor {
             settings: &settings,
             traffic: &traffic,
             before: self.before.replace(settings.counters),
+            is_asked: self.only.is_some(),
         });
-        findings.splice(0..0, failed);
+        findings.extend(failed);
+        finding::sort(&mut findings);
         Ok(Report::new(&settings, &traffic, findings))
     }
 }

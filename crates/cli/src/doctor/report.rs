@@ -153,42 +153,33 @@ impl Report {
 
     /// For people.
     pub(super) fn lines(&self, detail: Detail, look: Look) -> Vec<String> {
-        let width = look.width.map_or(WIDTH, |width| width.min(WIDTH));
-        let kernel = escape(&self.kernel);
+        let mut page = Page::new(detail, look);
         let title = format!(
-            "rollcall doctor  {}  Linux {kernel}",
-            time::local(self.time_ms)
+            "rollcall doctor  {}  Linux {}",
+            time::local(self.time_ms),
+            self.kernel
         );
-        let mut lines = vec![look.paint(table::cut(&title, width), Tone::Strong)];
-        let (good, rest): (Vec<_>, Vec<_>) = self
-            .findings
-            .iter()
-            .partition(|finding| finding.severity == Severity::Ok);
+        page.line(&title, Tone::Strong);
+        let is_good = |finding: &&Finding| finding.severity == Severity::Ok;
+        let (good, rest): (Vec<_>, Vec<_>) = self.findings.iter().partition(is_good);
         for finding in rest {
-            lines.extend(finding_lines(finding, width, look));
+            page.finding(finding);
         }
         match detail {
-            Detail::Full => {
-                lines.extend(
-                    good.iter()
-                        .flat_map(|finding| finding_lines(finding, width, look)),
-                );
-            }
-            Detail::Brief => {
-                lines.push(look.paint(format!("{:<10}{} more", "ok", good.len()), Tone::Good));
-            }
+            Detail::Full => good.into_iter().for_each(|finding| page.finding(finding)),
+            Detail::Brief => page.line(&format!("{:<10}{} more", "ok", good.len()), Tone::Good),
         }
-        lines.push(String::new());
-        lines.push(self.states_line());
-        lines.extend(self.destination_lines(look));
-        lines.extend(self.user_lines(look));
+        page.line("", Tone::Plain);
+        page.text(&self.states_line(), "", "    ", Tone::Plain);
+        self.destinations_on(&mut page);
+        self.users_on(&mut page);
         if detail == Detail::Full && self.findings.iter().any(is_sysctl) {
-            lines.push(String::new());
+            page.line("", Tone::Plain);
             let text = "What `sysctl -w` sets lasts until the next boot: write it to \
                         /etc/sysctl.d/90-local.conf as well to keep it.";
-            lines.extend(painted(wrap(text, width, "", ""), Tone::Faint, look));
+            page.text(text, "", "", Tone::Faint);
         }
-        lines
+        page.lines
     }
 
     fn states_line(&self) -> String {
@@ -202,26 +193,14 @@ impl Report {
         format!("TCP sockets: {}", states.join(", "))
     }
 
-    fn destination_lines(&self, look: Look) -> Vec<String> {
-        if self.destinations.is_empty() {
-            return Vec::new();
-        }
-        let rows = self
-            .destinations
-            .iter()
-            .take(SHOWN)
-            .map(DestinationRow::fields);
-        let rows: Vec<_> = rows.collect();
-        let mut lines = vec![String::new()];
-        lines.extend(table::lines(&DESTINATION_COLUMNS, &rows, look));
-        lines.extend(more(self.destinations.len(), "destinations", look));
-        lines
+    fn destinations_on(&self, page: &mut Page) {
+        let rows = self.destinations.iter().take(SHOWN);
+        let rows: Vec<_> = rows.map(DestinationRow::fields).collect();
+        page.table(&DESTINATION_COLUMNS, &rows);
+        page.more(self.destinations.len(), "destinations");
     }
 
-    fn user_lines(&self, look: Look) -> Vec<String> {
-        if self.users.is_empty() {
-            return Vec::new();
-        }
+    fn users_on(&self, page: &mut Page) {
         let rows = self.users.iter().take(SHOWN).map(|user| {
             let unit = user.unit.as_deref().unwrap_or("");
             let texts = [
@@ -231,11 +210,8 @@ impl Report {
             ];
             texts.map(|text| Field::plain(escape(&text))).to_vec()
         });
-        let rows: Vec<_> = rows.collect();
-        let mut lines = vec![String::new()];
-        lines.extend(table::lines(&USER_COLUMNS, &rows, look));
-        lines.extend(more(self.users.len(), "owners of sockets", look));
-        lines
+        page.table(&USER_COLUMNS, &rows.collect::<Vec<_>>());
+        page.more(self.users.len(), "owners of sockets");
     }
 }
 
@@ -244,38 +220,70 @@ fn is_sysctl(finding: &Finding) -> bool {
     command.is_some_and(|command| command.starts_with("sysctl -w"))
 }
 
-fn more(count: usize, what: &str, look: Look) -> Option<String> {
-    let rest = count.checked_sub(SHOWN).filter(|rest| *rest > 0)?;
-    Some(look.paint(format!("and {rest} more {what}"), Tone::Faint))
+/// Lines as they are made.
+struct Page {
+    look: Look,
+    /// Where text is wrapped.
+    width: usize,
+    /// Where a line ends that can't be wrapped: one that is longer would make a redraw in place
+    /// miss its beginning.
+    end: usize,
+    lines: Vec<String>,
 }
 
-fn painted(lines: Vec<String>, tone: Tone, look: Look) -> impl Iterator<Item = String> {
-    lines.into_iter().map(move |line| look.paint(line, tone))
-}
-
-fn finding_lines(finding: &Finding, width: usize, look: Look) -> Vec<String> {
-    const INDENT: &str = "          ";
-    let Finding {
-        severity,
-        what,
-        means,
-        mend,
-        ..
-    } = finding;
-    let label = format!("{:<10}", severity.word());
-    let what = wrap(&escape(what), width, &label, INDENT);
-    let mut lines: Vec<_> = painted(what, severity.tone(), look).collect();
-    let means = wrap(&escape(means), width, INDENT, INDENT);
-    let tone = match *severity {
-        Severity::Ok => Tone::Faint,
-        _ => Tone::Plain,
-    };
-    lines.extend(painted(means, tone, look));
-    if let Some(command) = mend {
-        // Not wrapped: it is to be copied.
-        lines.push(look.paint(format!("{INDENT}mend: {}", escape(command)), Tone::Strong));
+impl Page {
+    fn new(detail: Detail, look: Look) -> Self {
+        Self {
+            look,
+            width: look.width.map_or(WIDTH, |width| width.min(WIDTH)),
+            end: match (detail, look.width) {
+                (Detail::Brief, Some(width)) => width,
+                _ => usize::MAX,
+            },
+            lines: Vec::new(),
+        }
     }
-    lines
+
+    fn line(&mut self, text: &str, tone: Tone) {
+        let text = escape(text);
+        self.lines
+            .push(self.look.paint(table::cut(&text, self.end), tone));
+    }
+
+    fn text(&mut self, text: &str, first: &str, next: &str, tone: Tone) {
+        for line in wrap(text, self.width, first, next) {
+            self.line(&line, tone);
+        }
+    }
+
+    fn finding(&mut self, finding: &Finding) {
+        const INDENT: &str = "          ";
+        let label = format!("{:<10}", finding.severity.word());
+        self.text(&finding.what, &label, INDENT, finding.severity.tone());
+        let tone = match finding.severity {
+            Severity::Ok => Tone::Faint,
+            _ => Tone::Plain,
+        };
+        self.text(&finding.means, INDENT, INDENT, tone);
+        if let Some(command) = &finding.mend {
+            // Not wrapped: it is to be copied.
+            self.line(&format!("{INDENT}mend: {command}"), Tone::Strong);
+        }
+    }
+
+    /// A table with an empty line before it; nothing if it has no rows.
+    fn table(&mut self, columns: &[Column], rows: &[Vec<Field>]) {
+        if !rows.is_empty() {
+            self.lines.push(String::new());
+            self.lines.extend(table::lines(columns, rows, self.look));
+        }
+    }
+
+    fn more(&mut self, count: usize, what: &str) {
+        if let Some(rest) = count.checked_sub(SHOWN).filter(|rest| *rest > 0) {
+            self.line(&format!("and {rest} more {what}"), Tone::Faint);
+        }
+    }
 }
 
 const fn column(title: &'static str, rank: u8, is_number: bool) -> Column {
@@ -346,6 +354,7 @@ impl DestinationRow {
 #[cfg(test)]
 mod tests {
     use rollcall_os::diag::sockets::TcpState;
+    use unicode_width::UnicodeWidthStr;
 
     use super::*;
     use crate::doctor::checks::{self, Case};
@@ -379,6 +388,7 @@ mod tests {
             settings: &settings,
             traffic: &traffic,
             before: None,
+            is_asked: false,
         });
         Report::new(&settings, &traffic, findings)
     }
@@ -413,6 +423,20 @@ mod tests {
         let brief = report.lines(Detail::Brief, LOOK).join("\n");
         assert!(brief.contains("tcp_timestamps = 0"), "{brief}");
         assert!(!brief.contains("somaxconn"), "{brief}");
+    }
+
+    #[test]
+    fn a_watched_terminal_gets_no_line_that_is_too_long() {
+        let report = report(&Fixture::new(HOST).with("proc/sys/net/ipv4/tcp_timestamps", "0"));
+        for width in [30, 50, 80] {
+            let look = Look {
+                colored: false,
+                width: Some(width),
+            };
+            for line in report.lines(Detail::Brief, look) {
+                assert!(line.width() <= width, "{width}: {line}");
+            }
+        }
     }
 
     #[test]

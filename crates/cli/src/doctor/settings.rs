@@ -28,7 +28,7 @@ pub(super) struct Settings {
     pub(super) syncookies: Option<u8>,
     pub(super) tw_buckets: Option<u64>,
     /// Places in the table of connections; negative in a namespace that shares that of the host
-    /// (Linux 6.2).
+    /// (Linux 6.1).
     pub(super) ehash_entries: Option<i64>,
     pub(super) orphans_max: Option<u64>,
     /// Pages: low, pressure, high.
@@ -165,7 +165,7 @@ impl Settings {
     }
 
     /// The kernel's own value of net.ipv4.tcp_max_tw_buckets: half of the places in its table of
-    /// connections (`inet_init_net` and `tcp_sk_init` in the kernel's net/ipv4).
+    /// connections (`tcp_set_hashinfo` in net/ipv4/tcp_ipv4.c).
     pub(super) fn tw_buckets_default(&self) -> Option<u64> {
         self.ehash_entries.map(|entries| entries.unsigned_abs() / 2)
     }

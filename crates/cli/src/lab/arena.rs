@@ -11,13 +11,15 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use rollcall_os::diag::ports::{PortRange, local_port_range};
+use rollcall_os::diag::ports::{LocalPorts, PortRange, local_port_range};
 use rollcall_os::diag::sockets::{self, Filter, Socket, States, TcpState};
 use rollcall_os::diag::sysctl;
 use rollcall_os::outgoing::narrow;
 
 use super::namespace::{self, Right};
-use super::sockets::{CallError, Reuse, connect_bound, connect_from, stream_for};
+use super::sockets::{
+    CallError, Reuse, connect_bound, connect_from, is_in_use, is_without_port, stream_for,
+};
 
 /// Source ports that an experiment has: so few that they run out at once.
 pub(super) const PORTS: u16 = 100;
@@ -112,9 +114,9 @@ impl Arena {
                 )
             }
             Kind::Host(why) => format!(
-                "The experiments run on this host's own loopback, with {PORTS} of its free ports each as \
-                 source ports (no network namespace: {why}). What needs other sysctls, or \
-                 packets that no socket sends, is left out. Some sockets stay in TIME_WAIT for 60 s."
+                "The experiments run on the loopback as it is, with {PORTS} of its free ports each as source \
+                 ports (no network namespace of their own: {why}). What needs other sysctls, or packets that no \
+                 socket sends, is left out. Some sockets stay in TIME_WAIT for 60 s."
             ),
         }
     }
@@ -220,10 +222,7 @@ impl Arena {
     /// Whether an error says that no source port is left: 99 from connect where the kernel looks for
     /// one, 98 from bind where they were tried one by one.
     pub(super) fn is_exhaustion(&self, error: Option<&CallError>) -> bool {
-        error.is_some_and(|error| {
-            error.is("connect", Errno::EADDRNOTAVAIL)
-                || (!self.is_own() && error.is("bind", Errno::EADDRINUSE))
-        })
+        is_without_port(error) || (!self.is_own() && is_in_use(error))
     }
 
     /// The sockets in TIME_WAIT that `is_meant` finds.
@@ -273,15 +272,17 @@ fn used_ports() -> anyhow::Result<HashSet<u16>> {
     Ok(all.iter().map(|socket| socket.local.port()).collect())
 }
 
-/// The first of so many ports in a row that no socket of this host has.
+/// The first of so many ports in a row that the kernel would give out and no socket of this host has.
 fn free_window() -> anyhow::Result<u16> {
-    let range = local_port_range()?;
+    let ports = LocalPorts::read()?;
     let used = used_ports()?;
-    let width = usize::from(PORTS);
-    let all: Vec<u16> = range.ports().collect();
-    let is_free = |window: &&[u16]| window.iter().all(|port| !used.contains(port));
-    let windows: Vec<_> = all.chunks_exact(width).filter(is_free).collect();
-    let window = fastrand::choice(windows).context("there are no hundred free ports in a row")?;
+    let all: Vec<u16> = ports.range().ports().collect();
+    let is_free = |port: &u16| ports.contains(*port) && !used.contains(port);
+    let windows = all.chunks_exact(usize::from(PORTS));
+    let free: Vec<_> = windows
+        .filter(|window| window.iter().all(is_free))
+        .collect();
+    let window = fastrand::choice(free).context("there are no hundred free ports in a row")?;
     window.first().copied().context("there is no port")
 }
 

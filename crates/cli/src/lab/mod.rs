@@ -18,6 +18,7 @@ mod sockets;
 mod tale;
 
 use anyhow::bail;
+use rollcall_os::limits;
 use rustix::system::uname;
 use serde::Serialize;
 
@@ -83,6 +84,8 @@ pub(crate) fn run(args: &LabArgs, out: &mut Output) -> anyhow::Result<()> {
     if args.list || wanted.is_empty() {
         return list(args, out);
     }
+    // As many as the largest experiment needs; where they can't be had it says so itself.
+    drop(limits::raise_open_files());
     let mut arena = Arena::find(args.on_host);
     let kernel = escape::escape(&uname().release().to_string_lossy()).into_owned();
     if !args.json {
@@ -115,10 +118,9 @@ fn introduce(kernel: &str, arena: &Arena, out: &mut Output) -> anyhow::Result<()
 
 fn perform(experiment: &Experiment, arena: &mut Arena) -> Tale {
     let mut tale = Tale::new(experiment.name, experiment.title);
-    let result = arena
-        .renew()
-        .and_then(|()| (experiment.run)(arena, &mut tale));
-    if let Err(error) = result {
+    if let Err(error) = arena.renew() {
+        tale.not_run(format!("There is no place for this experiment: {error:#}."));
+    } else if let Err(error) = (experiment.run)(arena, &mut tale) {
         tale.broke(&error);
     }
     tale

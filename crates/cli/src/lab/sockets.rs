@@ -89,8 +89,8 @@ impl Pair {
 /// Listens on `address`.
 ///
 /// # Errors
-/// What socket(2), bind(2) and listen(2) say.
-pub(super) fn listen(address: SocketAddr, reuse: Reuse) -> io::Result<TcpListener> {
+/// Which call failed, and what it said.
+pub(super) fn listen(address: SocketAddr, reuse: Reuse) -> Result<TcpListener, CallError> {
     listen_with(address, |socket| {
         socket.set_reuse_address(reuse == Reuse::On)
     })
@@ -99,15 +99,16 @@ pub(super) fn listen(address: SocketAddr, reuse: Reuse) -> io::Result<TcpListene
 /// Listens on `address`, after `prepare` has set options on the socket.
 ///
 /// # Errors
-/// What `prepare`, socket(2), bind(2) and listen(2) say.
+/// Which call failed, and what it said.
 pub(super) fn listen_with(
     address: SocketAddr,
     prepare: impl FnOnce(&Socket) -> io::Result<()>,
-) -> io::Result<TcpListener> {
-    let socket = stream_for(address)?;
-    prepare(&socket)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+) -> Result<TcpListener, CallError> {
+    let during = |call| move |source| CallError::new(call, source);
+    let socket = stream_for(address).map_err(during("socket"))?;
+    prepare(&socket).map_err(during("setsockopt"))?;
+    socket.bind(&address.into()).map_err(during("bind"))?;
+    socket.listen(BACKLOG).map_err(during("listen"))?;
     Ok(socket.into())
 }
 
@@ -184,6 +185,16 @@ impl CallError {
     pub(super) fn errno(&self) -> Errno {
         errno(&self.source)
     }
+}
+
+/// Whether it is error 98 from bind.
+pub(super) fn is_in_use(error: Option<&CallError>) -> bool {
+    error.is_some_and(|error| error.is("bind", Errno::EADDRINUSE))
+}
+
+/// Whether it is error 99 from connect.
+pub(super) fn is_without_port(error: Option<&CallError>) -> bool {
+    error.is_some_and(|error| error.is("connect", Errno::EADDRNOTAVAIL))
 }
 
 /// The kernel's number in an error.

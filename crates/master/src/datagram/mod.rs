@@ -16,9 +16,6 @@ mod figures;
 mod in_hand;
 mod transport;
 
-#[cfg(test)]
-mod tests;
-
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket as StdSocket};
@@ -268,7 +265,7 @@ async fn bind(address: SocketAddr, options: &ListenOptions) -> Result<StdSocket,
                 }
                 tokio::time::sleep(BIND_PAUSE).await;
             }
-            result => return result,
+            result => return result.map_err(ListenError::reported),
         }
     }
 }

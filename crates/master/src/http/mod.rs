@@ -29,13 +29,12 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use rollcall_os::clock;
-use rollcall_protocol::Moment;
 use rollcall_protocol::api::EventRow;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::liveness::Liveness;
 use crate::stats::Stats;
 use crate::view::{ReportsAsked, RollSnapshot};
 use history::History;
@@ -86,13 +85,12 @@ impl Limits {
 #[derive(Debug)]
 struct Service {
     roll: watch::Receiver<Arc<RollSnapshot>>,
-    stats: Arc<Stats>,
     history: Arc<History>,
     new_events: broadcast::Sender<Arc<EventRow>>,
     reports: mpsc::Sender<ReportsAsked>,
     streams: Arc<Semaphore>,
     metrics: metrics::Registry,
-    started: Moment,
+    liveness: Liveness,
     cancel: CancellationToken,
     limits: Limits,
 }
@@ -133,15 +131,15 @@ fn router(readers: Readers, limits: Limits, cancel: CancellationToken) -> Router
         (Arc::clone(&streams), limits.streams_max),
     );
     let history = History::new(readers.events, Arc::clone(&readers.stats));
+    let liveness = Liveness::new(readers.roll.clone(), Arc::clone(&readers.stats));
     let service = Arc::new(Service {
         roll: readers.roll,
-        stats: readers.stats,
         history: Arc::new(history),
         new_events: readers.new_events,
         reports: readers.reports,
         streams,
         metrics,
-        started: clock::boot(),
+        liveness,
         cancel,
         limits,
     });

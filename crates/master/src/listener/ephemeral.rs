@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use rollcall_os::diag::ports::{LocalPorts, PortRange, local_port_range, reserved_ports};
 
 /// Warns if outgoing connections may take the port of `address`.
-pub(super) fn warn(address: SocketAddr) {
+pub(crate) fn warn_of_ephemeral_port(address: SocketAddr) {
     // Without /proc there is nothing to warn of.
     let Ok((range, reserved)) = local_port_range().and_then(|range| Ok((range, reserved_ports()?)))
     else {

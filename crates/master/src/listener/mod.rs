@@ -10,6 +10,7 @@
 //! listeners, since the connections share one limit of open files.
 
 mod admission;
+mod bind;
 mod door;
 mod ephemeral;
 mod farewell;
@@ -21,12 +22,11 @@ mod tests;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rollcall_os::clock;
 use rollcall_os::socket::{self, ListenError, ListenOptions, Liveness};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -36,15 +36,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::reactor::Reactor;
 pub(crate) use admission::Admission;
+pub(crate) use bind::bind;
 use door::Door;
+pub(crate) use ephemeral::warn_of_ephemeral_port;
 use farewell::Farewells;
 pub(crate) use figures::{Figures, Reason};
 pub(crate) use overlap::overlap;
-
-/// How long a bind is tried again while a process that was killed still lets go of its port.
-const BIND_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two tries.
-const BIND_PAUSE: Duration = Duration::from_millis(20);
 
 /// One listener as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,34 +79,20 @@ pub(crate) struct Accepting {
     pub(crate) admission: Rc<Admission>,
 }
 
-/// Listens on `address`, with patience while the port is only about to be free.
-///
-/// # Errors
-/// [`ListenError`] with the remedy.
-pub(crate) async fn bind(
-    address: SocketAddr,
-    options: &ListenOptions,
-) -> Result<StdListener, ListenError> {
-    let give_up = clock::boot() + BIND_PATIENCE;
-    let mut told = false;
-    loop {
-        match socket::listen_with(address, options) {
-            Err(error) if error.is_in_use() && clock::boot() < give_up => {
-                if !told {
-                    told = true;
-                    tracing::warn!(event = "bind_retried", address = %address, error = %error, "the port is taken; trying for a moment in case its holder is just ending");
-                }
-                tokio::time::sleep(BIND_PAUSE).await;
-            }
-            result => {
-                return result.map_err(|error| {
-                    let error = error.explained();
-                    error.log();
-                    error
-                });
-            }
-        }
-    }
+/// Why the master can't listen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// An address can't be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A socket that listens can't be used.
+    #[error("can't accept connections on {address}: {source}; see accept(2) and setsockopt(2)")]
+    Socket {
+        /// Where it listens.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
 /// A listener that runs.
@@ -137,7 +120,7 @@ impl Listeners {
         accepting: Accepting,
         sockets: Sockets,
         rules: &Rules,
-    ) -> Result<Self, ListenError> {
+    ) -> Result<Self, StartError> {
         let mut bound = Vec::with_capacity(rules.listeners.len());
         for &listener in &rules.listeners {
             bound.push((listener, bind(listener.address, &sockets.options).await?));
@@ -151,7 +134,9 @@ impl Listeners {
             doors: JoinSet::new(),
         };
         for (listener, socket) in bound {
-            listeners.open(listener, socket);
+            let address = listener.address;
+            let opened = listeners.open(listener, socket);
+            opened.map_err(|source| StartError::Socket { address, source })?;
         }
         Ok(listeners)
     }
@@ -243,7 +228,10 @@ impl Listeners {
     async fn add(&mut self, listener: Listener) {
         let address = listener.address;
         let error = match socket::listen_with(address, &self.sockets.options) {
-            Ok(socket) => return self.open(listener, socket),
+            Ok(socket) => match self.open(listener, socket) {
+                Ok(()) => return,
+                Err(error) => return self.log_failed(address, &error),
+            },
             Err(error) => error,
         };
         // It looks through all processes, and slaves must not wait for that.
@@ -253,18 +241,15 @@ impl Listeners {
         }
     }
 
-    fn open(&mut self, listener: Listener, socket: StdListener) {
+    fn open(&mut self, listener: Listener, socket: StdListener) -> io::Result<()> {
         let Listener {
             address,
             privileged,
         } = listener;
         // Accepted connections inherit it: no system call is spent on each.
-        let tuned = socket::tune(&socket, &self.sockets.liveness);
-        let bound = tuned.and_then(|()| Ok((socket.local_addr()?, TcpListener::from_std(socket)?)));
-        let (local, socket) = match bound {
-            Ok(bound) => bound,
-            Err(error) => return self.log_failed(address, &error),
-        };
+        socket::tune(&socket, &self.sockets.liveness)?;
+        let local = socket.local_addr()?;
+        let socket = TcpListener::from_std(socket)?;
         let running = Running {
             privileged: Rc::new(Cell::new(privileged)),
             stop: self.accepting.stop.child_token(),
@@ -282,7 +267,8 @@ impl Listeners {
             .spawn_local(door.run(socket, running.stop.clone()));
         self.running.insert(address, running);
         tracing::info!(event = "listening", address = %local, privileged, "slaves can connect");
-        ephemeral::warn(local);
+        warn_of_ephemeral_port(local);
+        Ok(())
     }
 
     /// Stops listening there. `false` if another accept loop has ended meanwhile.

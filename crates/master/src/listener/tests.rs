@@ -2,7 +2,9 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream as StdStream;
+use std::time::Duration;
 
+use rollcall_os::clock;
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::broadcast;

@@ -116,7 +116,10 @@ impl Reactor {
                     self.durable_group.set(id);
                     break;
                 }
-                Some(Outcome::Degraded { reason }) => self.degrade(reason),
+                Some(Outcome::Degraded { reason }) => {
+                    self.stats().store_refuses.set(1);
+                    self.degrade(reason);
+                }
                 Some(Outcome::Failed { error }) => return Err(error.into()),
                 None => return Err(StoreError::Panicked.into()),
             }

@@ -59,7 +59,7 @@ impl Roll {
         }
         let claim = known.map(|slot| self.claim(slot, hello, peer, stamp));
         let claim = claim.transpose()?;
-        self.check_name(id, hello, peer, stamp)?;
+        if hello.question == 0 { self.check_name(id, hello, peer, stamp)?; }
         if let Some(applied) = self.runs_backwards(id, hello, stamp) {
             return Ok(Greeting::Resync { applied });
         }

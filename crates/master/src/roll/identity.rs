@@ -108,7 +108,7 @@ impl Slave {
         let heard = &mut self.claims_mut().heard;
         let known = heard.filter(|(stream, _)| *stream == hello.stream);
         let (_, since) = *heard.insert(known.unwrap_or((hello.stream, stamp.at)));
-        stamp.at.saturating_since(since) >= LATE_DATAGRAMS_MAX
+        stamp.at.saturating_since(since) >= LATE_DATAGRAMS_MAX * 1000
     }
 
     /// `hello` was told to start a new stream; whether that is news.

@@ -218,14 +218,6 @@ impl fmt::Display for LocalPorts {
     }
 }
 
-/// How many ports connections to one destination may take on this host.
-///
-/// # Errors
-/// If /proc does not tell it.
-pub fn usable_ports() -> io::Result<u32> {
-    LocalPorts::read().map(|ports| ports.usable())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,7 +270,6 @@ mod tests {
         let ports = LocalPorts::read().unwrap();
         assert_eq!(ports.range(), local_port_range().unwrap());
         assert!(ports.usable() > 0 && ports.usable() <= ports.range().count());
-        assert_eq!(usable_ports().unwrap(), ports.usable());
         assert!(unprivileged_from() <= UNPRIVILEGED_DEFAULT);
     }
 

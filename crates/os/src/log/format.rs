@@ -1,4 +1,4 @@
-//! The two shapes of a line.
+//! The shapes of a line.
 //!
 //! Not tracing-subscriber's own formats: those leave newlines (plain text) and C1 control
 //! characters (JSON) of a field's value as they are.
@@ -89,15 +89,8 @@ where
         };
         write!(out, "{dim}{}{reset} {bright}{level:<5}{reset} ", now())?;
         escaped(&mut out, &line.message)?;
-        write!(out, " {dim}event=")?;
-        plain_value(&mut out, line.event_name())?;
-        for (key, value) in &line.fields {
-            write!(out, " {key}=")?;
-            match value {
-                Value::Bare(text) => out.write_str(text)?,
-                Value::Text(text) => plain_value(&mut out, text)?,
-            }
-        }
+        out.write_str(dim)?;
+        plain_fields(&mut out, &line)?;
         writeln!(out, "{reset}")
     }
 }
@@ -119,27 +112,44 @@ fn level_colour(level: Level) -> &'static str {
 
 /// What an event carries, in the order in which the line needs it.
 #[derive(Default)]
-struct Line {
+pub(super) struct Line {
     event: Option<String>,
     message: String,
-    fields: Vec<(&'static str, Value)>,
+    pub(super) fields: Vec<(&'static str, Value)>,
 }
 
-enum Value {
+pub(super) enum Value {
     /// A number or a truth value: written as it is.
     Bare(String),
     Text(String),
 }
 
+impl Value {
+    /// As it is, not escaped.
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Bare(text) | Self::Text(text) => text,
+        }
+    }
+}
+
 impl Line {
-    fn of(event: &Event<'_>) -> Self {
+    pub(super) fn of(event: &Event<'_>) -> Self {
         let mut line = Self::default();
         event.record(&mut line);
         line
     }
 
-    fn event_name(&self) -> &str {
+    pub(super) fn event_name(&self) -> &str {
         self.event.as_deref().unwrap_or(LIBRARY_EVENT)
+    }
+
+    /// The message and the fields, for people, in one line.
+    pub(super) fn plain(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = escaped(&mut text, &self.message).and_then(|()| plain_fields(&mut text, self));
+        text
     }
 
     fn text(&mut self, field: &Field, text: String) {
@@ -236,6 +246,20 @@ fn escaped(out: &mut impl Write, text: &str) -> fmt::Result {
             write!(out, "{}", character.escape_default())?;
         } else {
             out.write_char(character)?;
+        }
+    }
+    Ok(())
+}
+
+/// ` event=<name> <field>=<value>…`
+fn plain_fields(out: &mut impl Write, line: &Line) -> fmt::Result {
+    out.write_str(" event=")?;
+    plain_value(out, line.event_name())?;
+    for (key, value) in &line.fields {
+        write!(out, " {key}=")?;
+        match value {
+            Value::Bare(text) => out.write_str(text)?,
+            Value::Text(text) => plain_value(out, text)?,
         }
     }
     Ok(())

@@ -1,12 +1,16 @@
-//! Logging: one line an event, as JSON for machines or plain text for a terminal, on stdout.
+//! Logging: one line an event, as JSON for machines or plain text for a terminal, on stdout; or an entry
+//! with fields in the journal of systemd.
 //!
 //! The shape of a line is a contract (docs/logging.md). What came from outside is escaped, so that
 //! nobody can forge a line or a field, or send control sequences to a terminal.
 
 mod format;
+mod journal;
 
 use std::fmt;
+use std::io;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +24,7 @@ use tracing_subscriber::{Registry, reload};
 
 pub(crate) use format::is_dangerous;
 use format::{Json, Pretty};
+use journal::Journal;
 
 /// Begins the targets of all our crates.
 const OUR_TARGETS: &str = "rollcall";
@@ -32,6 +37,8 @@ pub enum LogFormat {
     Json,
     /// For people: time, level, message, fields; coloured on a terminal.
     Pretty,
+    /// Entries of the journal, not on stdout.
+    Journal,
 }
 
 /// The `[log]` table of a configuration file.
@@ -49,6 +56,7 @@ enum FormatChoice {
     Auto,
     Json,
     Pretty,
+    Journal,
 }
 
 impl LogConfig {
@@ -58,6 +66,7 @@ impl LogConfig {
             FormatChoice::Auto => None,
             FormatChoice::Json => Some(LogFormat::Json),
             FormatChoice::Pretty => Some(LogFormat::Pretty),
+            FormatChoice::Journal => Some(LogFormat::Journal),
         }
     }
 }
@@ -92,6 +101,12 @@ pub enum LogError {
     /// `init` ran twice in one process.
     #[error("the log has been set up before")]
     AlreadySet(#[from] tracing::subscriber::SetGlobalDefaultError),
+    /// The journal was asked for, and there is none.
+    #[error(
+        "can't log to the journal at {socket}: {0}; [log] format = \"auto\" takes what there is",
+        socket = journal::SOCKET
+    )]
+    NoJournal(io::Error),
 }
 
 impl LogFormat {
@@ -100,6 +115,7 @@ impl LogFormat {
         match self {
             Self::Json => "json",
             Self::Pretty => "pretty",
+            Self::Journal => "journal",
         }
     }
 }
@@ -108,12 +124,12 @@ impl FromStr for LogFormat {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Json, Self::Pretty]
+        [Self::Json, Self::Pretty, Self::Journal]
             .into_iter()
             .find(|format| format.as_str() == text)
             .ok_or_else(|| ParseError {
                 text: text.to_owned(),
-                choices: "json, pretty",
+                choices: "json, pretty, journal",
             })
     }
 }
@@ -242,21 +258,30 @@ impl LogHandle {
     }
 }
 
-/// Sets up the process's log on stdout. Without a format it is pretty on a terminal and JSON
-/// elsewhere.
+/// Sets up the process's log. Without a format it is pretty on a terminal, goes to the journal where
+/// systemd has put that behind stdout, and is JSON on stdout elsewhere.
 ///
 /// # Errors
-/// When the log has been set up before.
+/// When the log has been set up before, or the journal is asked for and can't be had.
 pub fn init(format: Option<LogFormat>, level: Level) -> Result<LogHandle, LogError> {
-    let is_terminal = std::io::stdout().is_terminal();
-    let format = format.unwrap_or(if is_terminal {
-        LogFormat::Pretty
-    } else {
-        LogFormat::Json
-    });
+    let is_terminal = io::stdout().is_terminal();
+    let connect = || Journal::connect(Path::new(journal::SOCKET));
+    let journal = match format {
+        Some(LogFormat::Journal) => Some(connect().map_err(LogError::NoJournal)?),
+        None if journal::is_behind(io::stdout()) => connect().ok(),
+        Some(LogFormat::Json | LogFormat::Pretty) | None => None,
+    };
+    if let Some(journal) = journal {
+        let (filter, handle) = filter(level);
+        let registry = tracing_subscriber::registry().with(filter).with(journal);
+        tracing::subscriber::set_global_default(registry)?;
+        return Ok(handle);
+    }
+    let is_pretty = format.map_or(is_terminal, |format| format == LogFormat::Pretty);
     // https://no-color.org
     let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (subscriber, handle) = subscriber(format, level, colour, std::io::stdout);
+    let colour = is_pretty.then_some(colour);
+    let (subscriber, handle) = subscriber(colour, level, io::stdout);
     tracing::subscriber::set_global_default(subscriber)?;
     Ok(handle)
 }
@@ -275,15 +300,8 @@ pub fn log_panics() {
     }));
 }
 
-fn subscriber<W>(
-    format: LogFormat,
-    level: Level,
-    colour: bool,
-    writer: W,
-) -> (Box<dyn Subscriber + Send + Sync>, LogHandle)
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
+/// The level's filter, and what changes it.
+fn filter(level: Level) -> (reload::Layer<Targets, Registry>, LogHandle) {
     let (filter, reload) = reload::Layer::new(level.targets());
     let handle = LogHandle {
         filter: reload,
@@ -292,6 +310,19 @@ where
             current: level,
         })),
     };
+    (filter, handle)
+}
+
+/// Pretty lines, with colours or without, or else JSON.
+fn subscriber<W>(
+    pretty: Option<bool>,
+    level: Level,
+    writer: W,
+) -> (Box<dyn Subscriber + Send + Sync>, LogHandle)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let (filter, handle) = filter(level);
     // A full disk or a closed pipe behind stdout must not end the daemon: the layer would report
     // it with eprintln, which panics where stderr is gone too.
     let layer = tracing_subscriber::fmt::layer()
@@ -299,9 +330,9 @@ where
         .with_ansi(false)
         .log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
-    let subscriber: Box<dyn Subscriber + Send + Sync> = match format {
-        LogFormat::Json => Box::new(registry.with(layer.event_format(Json))),
-        LogFormat::Pretty => Box::new(registry.with(layer.event_format(Pretty { colour }))),
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match pretty {
+        None => Box::new(registry.with(layer.event_format(Json))),
+        Some(colour) => Box::new(registry.with(layer.event_format(Pretty { colour }))),
     };
     (subscriber, handle)
 }

@@ -20,17 +20,17 @@ impl Write for Sink {
     }
 }
 
-fn logged(format: LogFormat, level: Level, colour: bool, run: impl FnOnce(&LogHandle)) -> String {
+fn logged(pretty: Option<bool>, level: Level, run: impl FnOnce(&LogHandle)) -> String {
     let sink = Sink::default();
     let writer = sink.clone();
-    let (subscriber, handle) = subscriber(format, level, colour, move || writer.clone());
+    let (subscriber, handle) = subscriber(pretty, level, move || writer.clone());
     with_default(subscriber, || run(&handle));
     let bytes = sink.0.lock().unwrap().clone();
     String::from_utf8(bytes).unwrap()
 }
 
 fn json(run: impl FnOnce(&LogHandle)) -> String {
-    logged(LogFormat::Json, Level::Info, false, run)
+    logged(None, Level::Info, run)
 }
 
 /// The line as others read it.
@@ -89,7 +89,7 @@ fn what_came_from_outside_stays_inside_of_its_string() {
     // The same by debug, as an event's message and in a name that holds a whole field.
     for line in [
         json(|_| tracing::warn!(event = "x", slave = ?hostile, "{hostile}")),
-        logged(LogFormat::Pretty, Level::Info, false, |_| {
+        logged(Some(false), Level::Info, |_| {
             tracing::warn!(event = "x", slave = %hostile, peer = "a event=forged", "{hostile}");
         }),
     ] {
@@ -166,7 +166,7 @@ fn a_line_of_a_library_has_an_event_too() {
 #[test]
 fn pretty_lines_quote_what_is_ambiguous() {
     let run = |colour| {
-        logged(LogFormat::Pretty, Level::Info, colour, |_| {
+        logged(Some(colour), Level::Info, |_| {
             tracing::info!(
                 event = "slave_late",
                 slave = "web-1",
@@ -242,7 +242,7 @@ fn names_read_and_write_alike() {
     for level in ["error", "warn", "info", "debug", "trace"] {
         assert_eq!(level.parse::<Level>().unwrap().to_string(), level);
     }
-    for format in ["json", "pretty"] {
+    for format in ["json", "pretty", "journal"] {
         assert_eq!(format.parse::<LogFormat>().unwrap().to_string(), format);
     }
     assert_eq!(
@@ -251,6 +251,6 @@ fn names_read_and_write_alike() {
     );
     assert_eq!(
         "xml".parse::<LogFormat>().unwrap_err().to_string(),
-        r#""xml" is not one of json, pretty"#
+        r#""xml" is not one of json, pretty, journal"#
     );
 }

@@ -26,12 +26,7 @@ impl Presence {
 
 impl Health {
     /// Every health, in the order in which people list them.
-    pub const ALL: [Self; 4] = [
-        Self::Ok,
-        Self::Unknown,
-        Self::Warning,
-        Self::Critical,
-    ];
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Unknown, Self::Warning, Self::Critical];
 
     /// The word for it in JSON, in the store and in texts.
     pub const fn as_str(self) -> &'static str {
@@ -46,11 +41,7 @@ impl Health {
 
 impl Mode {
     /// Every mode.
-    pub const ALL: [Self; 3] = [
-        Self::Pooled,
-        Self::PerMessage,
-        Self::Datagram,
-    ];
+    pub const ALL: [Self; 3] = [Self::Pooled, Self::PerMessage, Self::Datagram];
 
     /// The word for it in JSON, in the store and in texts.
     pub const fn as_str(self) -> &'static str {

@@ -185,6 +185,7 @@ pub fn open_answer(bytes: &[u8], number: u64) -> Result<Vec<ToSlave>, NoAnswer> 
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+    use std::slice;
 
     use super::*;
     use crate::wire::{ErrorCode, Mark, Resync};
@@ -303,10 +304,11 @@ mod tests {
     #[test]
     fn an_answer_counts_for_its_question_only() {
         let resync = Kind::Resync(Resync::default());
-        let good = answer(5, 1000, &said(&[resync.clone()])).unwrap();
-        assert_eq!(kinds(&good), [resync.clone()]);
+        let said = said(slice::from_ref(&resync));
+        let good = answer(5, 1000, &said).unwrap();
+        assert_eq!(kinds(&good), [resync]);
         assert_eq!(open_answer(&good, 6), Err(NoAnswer::Other));
-        assert_eq!(open_answer(&said(&[resync]), 5), Err(NoAnswer::Unnumbered));
+        assert_eq!(open_answer(&said, 5), Err(NoAnswer::Unnumbered));
         assert_eq!(open_answer(&[], 5), Err(NoAnswer::Unnumbered));
         for cut in 1..good.len() {
             assert!(open_answer(&good[..cut], 5) != open_answer(&good, 5));

@@ -43,19 +43,15 @@ fn millis(ms: u32) -> Duration {
     Duration::from_millis(ms.into())
 }
 
-/// The bounds of the pause after `attempts` failures, worked out the slow way.
-fn bounds(limits: &BackoffLimits, attempts: u32) -> (Duration, Duration) {
-    let mut bound = limits.base;
-    for _ in 0..attempts {
-        if bound >= limits.cap {
-            break;
-        }
-        bound *= 2;
-    }
-    if bound < limits.cap {
+/// The bounds of a pause that is not told, after `away` without a master.
+fn bounds(limits: &BackoffLimits, is_first: bool, away: Duration) -> (Duration, Duration) {
+    let bound = away.max(limits.base);
+    if bound >= limits.cap {
+        (limits.cap / 2, limits.cap / 2 + limits.cap)
+    } else if is_first {
         (Duration::ZERO, bound)
     } else {
-        (limits.cap / 2, limits.cap / 2 + limits.cap)
+        (bound / 4, bound)
     }
 }
 
@@ -65,6 +61,7 @@ proptest! {
         let mut backoff = Backoff::new(limits);
         let mut now = Moment::ZERO;
         let (mut attempts, mut told) = (0, None);
+        let (mut since, mut width) = (now, Duration::ZERO);
         for act in acts {
             let random = match act {
                 Act::Window(min, max) => {
@@ -82,7 +79,17 @@ proptest! {
                 }
                 Act::Failure { random } => random,
             };
-            let (min, max) = told.take().unwrap_or_else(|| bounds(&limits, attempts));
+            if attempts == 0 {
+                since = now;
+            }
+            let away = now.saturating_since(since).max(width);
+            let (min, max) = match told.take() {
+                Some((min, max)) => {
+                    width = max - min;
+                    (min, max)
+                }
+                None => bounds(&limits, attempts == 0, away),
+            };
             let pause = backoff.handle_down(now, random);
             prop_assert!((min..=max).contains(&pause), "{pause:?} not in {min:?}..={max:?}");
             attempts += 1;
@@ -92,25 +99,62 @@ proptest! {
     }
 
     #[test]
-    fn a_herd_is_spread_over_the_whole_window(attempts in 0_u32..40) {
+    fn a_herd_is_spread_over_the_whole_window(away_ms in 0_u64..60_000) {
         let limits = BackoffLimits {
             base: Duration::from_millis(100),
             cap: Duration::from_secs(30),
             reset_after: Duration::from_secs(60),
         };
         let mut fresh = Backoff::new(limits);
-        for _ in 0..attempts {
-            fresh.handle_down(Moment::ZERO, 0);
-        }
-        let (min, max) = bounds(&limits, attempts);
+        fresh.handle_down(Moment::ZERO, 0);
+        let away = Duration::from_millis(away_ms);
+        let (min, max) = bounds(&limits, false, away);
         let mut tenths = [0_u32; 10];
         for slave in 0..1_000_u64 {
             let random = slave * (u64::MAX / 1_000);
-            let pause = fresh.clone().handle_down(Moment::ZERO, random);
+            let pause = fresh.clone().handle_down(Moment::ZERO + away, random);
             let share = (pause - min).as_secs_f64() / (max - min).as_secs_f64();
             let tenth = (0..10).rev().find(|&tenth| share >= f64::from(tenth) / 10.0);
             tenths[usize::try_from(tenth.unwrap_or(0)).unwrap()] += 1;
         }
         prop_assert!(tenths.iter().all(|&count| (95..=105).contains(&count)), "{tenths:?}");
+    }
+
+    /// A master that was away for any time meets its fleet evenly, and soon: the peak of a tenth of
+    /// the time is below three times the mean, and the last is back within as long again.
+    #[test]
+    fn a_fleet_comes_back_evenly(away_ms in 0_u64..120_000, window_ms in 100_u64..20_000, seed in any::<u64>()) {
+        const SLAVES: usize = 2_000;
+        let limits = BackoffLimits {
+            base: Duration::from_millis(200),
+            cap: Duration::from_secs(30),
+            reset_after: Duration::from_secs(60),
+        };
+        let (away, window) = (Duration::from_millis(away_ms), Duration::from_millis(window_ms));
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut back = Vec::with_capacity(SLAVES);
+        for _ in 0..SLAVES {
+            let mut slave = Backoff::new(limits);
+            slave.handle_window(Duration::ZERO, window);
+            let mut now = Moment::ZERO;
+            loop {
+                now = now + slave.handle_down(now, random.u64(..));
+                if now >= Moment::ZERO + away {
+                    break;
+                }
+            }
+            back.push(now.saturating_since(Moment::ZERO + away));
+        }
+        let last = *back.iter().max().unwrap();
+        let longest = away.max(window);
+        let longest = if longest < limits.cap { longest } else { longest.max(limits.cap * 3 / 2) };
+        prop_assert!(last <= longest, "{last:?}");
+        let mut tenths = [0_usize; 10];
+        for back in &back {
+            let tenth = back.as_nanos() * 10 / (last.as_nanos() + 1);
+            tenths[usize::try_from(tenth).unwrap()] += 1;
+        }
+        let peak = *tenths.iter().max().unwrap();
+        prop_assert!(peak * 10 < SLAVES * 3, "{tenths:?}, the last after {last:?}");
     }
 }

@@ -15,7 +15,7 @@ use crate::network::{ConnId, Way};
 use crate::slave::Surroundings;
 use crate::spool::{Body, Entry, Spool};
 
-const TIMEOUTS: SlaveTimeouts = SlaveTimeouts {
+pub(crate) const TIMEOUTS: SlaveTimeouts = SlaveTimeouts {
     welcome: Duration::from_secs(1),
     ack: Duration::from_secs(3),
 };
@@ -23,7 +23,7 @@ const TIMEOUTS: SlaveTimeouts = SlaveTimeouts {
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// A window in which to come back.
-type Window = (Duration, Duration);
+pub(crate) type Window = (Duration, Duration);
 
 /// How a connection has ended.
 #[derive(Debug)]
@@ -89,22 +89,11 @@ impl Exchange {
         if mode == Mode::PerMessage {
             exchange.fill(spool, owed, leaving, &mut messages, world);
         }
-        let hello = Kind::Hello(Hello {
-            version_min: 1,
-            version_max: 1,
-            slave_id: vec![slave; 16],
-            name: format!("slave-{slave}"),
-            stream: spool.stream,
-            next_sequence: spool.next_sequence,
-            interval_ms: 100,
-            mode: mode.into(),
-            agent_version: "sim".into(),
-            backlog: spool.len() as u64,
-            pending,
+        let hello = Hello {
             frames: u32::try_from(messages.len()).expect("few"),
-            ..Hello::default()
-        });
-        messages.insert(0, hello);
+            ..hello(slave, mode, spool)
+        };
+        messages.insert(0, Kind::Hello(hello));
         exchange.write(messages, world);
         exchange
     }
@@ -357,8 +346,26 @@ impl Exchange {
     }
 }
 
+/// What a slave says of itself.
+pub(crate) fn hello(slave: u8, mode: Mode, spool: &Spool) -> Hello {
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        slave_id: vec![slave; 16],
+        name: format!("slave-{slave}"),
+        stream: spool.stream,
+        next_sequence: spool.next_sequence,
+        interval_ms: 100,
+        mode: mode.into(),
+        agent_version: "sim".into(),
+        backlog: spool.len() as u64,
+        pending: spool.pending(),
+        ..Hello::default()
+    }
+}
+
 /// The report's number stands where its time would.
-fn report(entry: &Entry, number: u64, live: bool) -> Report {
+pub(crate) fn report(entry: &Entry, number: u64, live: bool) -> Report {
     Report {
         stream: entry.stream,
         sequence: entry.first,
@@ -368,6 +375,6 @@ fn report(entry: &Entry, number: u64, live: bool) -> Report {
     }
 }
 
-fn millis(ms: u32) -> Duration {
+pub(crate) fn millis(ms: u32) -> Duration {
     Duration::from_millis(ms.into())
 }

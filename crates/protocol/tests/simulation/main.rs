@@ -1,9 +1,11 @@
-//! Both ends of the protocol against each other: over byte streams with delays and cuts, through
-//! crashes, restarts and lost disks, under a virtual clock.
+//! Both ends of the protocol against each other: over byte streams with delays and cuts, over datagrams
+//! that are lost, doubled and late, through crashes, restarts and lost disks, under a virtual clock.
 //!
 //! Every run follows from its seed. `ROLLCALL_SIMULATION_SEED=17 cargo test -p rollcall-protocol
 //! --test simulation` runs only that one, `ROLLCALL_SIMULATION_SEEDS=10000` runs more of them.
 
+mod asking;
+mod datagrams;
 mod exchange;
 mod master;
 mod network;
@@ -68,6 +70,17 @@ const MUST_HAPPEN: &[&str] = &[
     "id_conflicts",
     "sessions_taken_over",
     "remnants_closed",
+    "questions",
+    "questions_resent",
+    "questions_given_up",
+    "questions_lost",
+    "questions_in_hand",
+    "questions_known",
+    "questions_not_taken",
+    "datagram_answers_lost",
+    "datagrams_doubled",
+    "datagrams_late",
+    "answers_shortened",
 ];
 
 #[test]

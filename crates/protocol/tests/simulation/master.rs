@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use rollcall_protocol::Moment;
+use rollcall_protocol::datagram::{Question, Seen};
 use rollcall_protocol::frame::{self, Frames};
 use rollcall_protocol::ledger::Ledger;
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
@@ -97,6 +98,8 @@ pub(crate) struct Master {
     pub(crate) stalled_until: Moment,
     links: BTreeMap<ConnId, Link>,
     holders: BTreeMap<u8, Holder>,
+    /// The questions that each slave has asked.
+    seen: BTreeMap<u8, Seen>,
 }
 
 impl Master {
@@ -114,6 +117,7 @@ impl Master {
             stalled_until: Moment::ZERO,
             links: BTreeMap::new(),
             holders: BTreeMap::new(),
+            seen: BTreeMap::new(),
         }
     }
 
@@ -148,10 +152,13 @@ impl Master {
     pub(crate) fn handle(&mut self, world: &mut Surroundings<'_>) {
         if let Some(at) = self.restart_at {
             if at > world.now {
+                // Nobody listens.
+                while world.network.datagrams.at_master().is_some() {}
                 return;
             }
             self.restart_at = None;
         }
+        self.take_questions(world);
         if self
             .commit
             .as_ref()
@@ -166,6 +173,23 @@ impl Master {
         }
         if self.dirty && self.commit.is_none() {
             self.begin_commit(world);
+        }
+    }
+
+    /// Each datagram is a connection of its own, unless the same question is in hand.
+    fn take_questions(&mut self, world: &mut Surroundings<'_>) {
+        while let Some((port, bytes)) = world.network.datagrams.at_master() {
+            let question = Question::parse(&bytes, FRAME_PAYLOAD_BYTES_MAX);
+            let number = question.expect("the slave sends questions").number;
+            let mut in_hand = world.network.in_hand();
+            if in_hand.any(|other| (other.port, other.number) == (port, number)) {
+                drop(in_hand);
+                world.oracle.counts.add("questions_in_hand");
+                continue;
+            }
+            drop(in_hand);
+            let connection = world.network.stand_for(port, number, bytes);
+            self.accept(connection, world.now);
         }
     }
 
@@ -331,6 +355,8 @@ impl Master {
         let counts = &mut world.oracle.counts;
         world.network.write(connection, Way::Down, &out, counts);
         if read.end.is_some() {
+            let counts = &mut world.oracle.counts;
+            world.network.answer(connection, counts);
             // The master closes first, and drops what still comes until the slave closes too.
             world.network.close(connection, Way::Down);
             link.linger_until = Some(world.now + LINGER);
@@ -370,6 +396,7 @@ impl Master {
         self.ledgers = self.disk.ledgers.clone();
         self.dirty = false;
         self.holders.clear();
+        self.seen.clear();
         for connection in std::mem::take(&mut self.links).into_keys() {
             world.network.reset(connection, &mut world.oracle.counts);
             world.network.drop_end(connection);

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
-use rollcall_protocol::Moment;
+use rollcall_protocol::{Moment, datagram};
 
+use crate::datagrams::{Datagrams, Port};
 use crate::oracle::Counts;
 
 /// After this long of sending into nothing the kernel gives a connection up: soon, or so late that
@@ -55,6 +56,16 @@ struct Connection {
     down: Pipe,
     /// Ends that have dropped it.
     dropped: usize,
+    /// It stands for a datagram, and its answer is another one.
+    question: Option<Question>,
+}
+
+/// A datagram that the master looks at as it looks at a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    pub(crate) port: Port,
+    pub(crate) number: u64,
+    bytes: usize,
 }
 
 /// All connections.
@@ -64,13 +75,15 @@ pub(crate) struct Network {
     now: Moment,
     connections: BTreeMap<ConnId, Connection>,
     next: ConnId,
+    pub(crate) datagrams: Datagrams,
     /// Longest delay of a chunk in milliseconds.
     pub(crate) delay_max_ms: u64,
 }
 
 impl Network {
-    pub(crate) fn new(rng: Rng) -> Self {
+    pub(crate) fn new(mut rng: Rng) -> Self {
         Self {
+            datagrams: Datagrams::new(rng.fork()),
             rng,
             now: Moment::ZERO,
             connections: BTreeMap::new(),
@@ -82,6 +95,8 @@ impl Network {
     /// Lets everything arrive that is due.
     pub(crate) fn advance(&mut self, now: Moment) {
         self.now = now;
+        self.datagrams.delay_max_ms = self.delay_max_ms;
+        self.datagrams.advance(now);
         for connection in self.connections.values_mut() {
             for pipe in [&mut connection.up, &mut connection.down] {
                 while pipe.chunks.front().is_some_and(|(at, _)| *at <= now) {
@@ -105,14 +120,44 @@ impl Network {
                 [chunk, end]
             })
             .flatten()
+            .chain(self.datagrams.next_wake())
             .min()
+    }
+
+    /// A name for a connection or a socket.
+    pub(crate) fn new_name(&mut self) -> ConnId {
+        self.next += 1;
+        self.next
     }
 
     /// A new connection.
     pub(crate) fn connect(&mut self) -> ConnId {
-        self.next += 1;
-        self.connections.insert(self.next, Connection::default());
-        self.next
+        let id = self.new_name();
+        self.connections.insert(id, Connection::default());
+        id
+    }
+
+    /// A connection that stands for a datagram from `port`: all has arrived, and nothing follows.
+    pub(crate) fn stand_for(&mut self, port: Port, number: u64, bytes: Vec<u8>) -> ConnId {
+        let id = self.connect();
+        let connection = self.connections.get_mut(&id).expect("it was made");
+        connection.question = Some(Question {
+            port,
+            number,
+            bytes: bytes.len(),
+        });
+        connection.up.end = Some((self.now, End::Closed));
+        connection.up.arrived = bytes;
+        // There is nobody at the other end.
+        connection.dropped = 1;
+        id
+    }
+
+    /// The questions that the master has in hand.
+    pub(crate) fn in_hand(&self) -> impl Iterator<Item = Question> {
+        self.connections
+            .values()
+            .filter_map(|connection| connection.question)
     }
 
     /// The connections that still stand.
@@ -136,8 +181,14 @@ impl Network {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
+        let is_question = connection.question.is_some();
         let pipe = connection.pipe(way);
         if pipe.end.is_some() || pipe.swallows {
+            return;
+        }
+        if is_question {
+            // It is gathered until the close.
+            pipe.arrived.extend(bytes);
             return;
         }
         let mut cut = false;
@@ -187,6 +238,29 @@ impl Network {
         };
         let (at, end) = pipe.end?;
         (at <= self.now && pipe.chunks.is_empty()).then_some(end)
+    }
+
+    /// Sends what was said in answer to a question.
+    pub(crate) fn answer(&mut self, id: ConnId, counts: &mut Counts) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let Some(question) = connection.question else {
+            return;
+        };
+        let said = std::mem::take(&mut connection.down.arrived);
+        let Question {
+            port,
+            number,
+            bytes,
+        } = question;
+        if let Some(answer) = datagram::answer(number, bytes, &said) {
+            assert!(answer.len() <= bytes, "an answer longer than the question");
+            if answer.len() < said.len() + datagram::ANSWER_BYTES {
+                counts.add("answers_shortened");
+            }
+            self.datagrams.send(false, port, &answer, counts);
+        }
     }
 
     /// Says that nothing follows in this direction.

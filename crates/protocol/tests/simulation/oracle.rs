@@ -256,7 +256,7 @@ impl Oracle {
         let tap = self.taps.entry(connection).or_default();
         let (place, may_exceed) = match message.kind.as_ref().expect("a kind") {
             to_master::Kind::Hello(hello) => {
-                tap.per_message = hello.mode == 1;
+                tap.per_message = hello.mode != 0;
                 return;
             }
             to_master::Kind::Goodbye(_) => return,

@@ -5,8 +5,10 @@ use std::time::Duration;
 use fastrand::Rng;
 use rollcall_protocol::Moment;
 use rollcall_protocol::backoff::{Backoff, BackoffLimits};
+use rollcall_protocol::datagram::Numbers;
 use rollcall_protocol::wire::{Gap, Mode};
 
+use crate::asking::{Answered, Asking};
 use crate::exchange::{Exchange, Over};
 use crate::network::Network;
 use crate::oracle::Oracle;
@@ -35,9 +37,10 @@ pub(crate) struct Surroundings<'a> {
 enum Link {
     /// It tries again then; with the latest moment that it was told to come back at.
     Pause(Moment),
-    /// Per-message mode: nothing is spooled.
+    /// Per-message and datagram mode: nothing is spooled.
     Idle,
     Session(Box<Exchange>),
+    Asking(Box<Asking>),
     /// The process does not run until then.
     Stopped(Moment),
 }
@@ -51,6 +54,7 @@ pub(crate) struct Slave {
     pub(crate) spool: Spool,
     backoff: Backoff,
     link: Link,
+    numbers: Numbers,
     /// Per-message mode: gaps that the next connection has to tell.
     owed: Vec<Gap>,
     interval: Duration,
@@ -58,22 +62,20 @@ pub(crate) struct Slave {
     /// It is to say goodbye, and to be away for so long.
     leave_for: Option<Duration>,
     /// The machine as it was once.
-    snapshot: Option<Spool>,
+    snapshot: Option<(Spool, Numbers)>,
 }
 
 impl Slave {
     pub(crate) fn new(id: u8, mut rng: Rng) -> Self {
-        let mode = if rng.bool() {
-            Mode::Pooled
-        } else {
-            Mode::PerMessage
-        };
+        let modes = [Mode::Pooled, Mode::PerMessage, Mode::Datagram];
+        let mode = rng.choice(modes).expect("not empty");
         Self {
             id,
             mode,
             spool: Spool::new(rng.u64(1..)),
             backoff: Backoff::new(BACKOFF),
             link: Link::Pause(Moment::ZERO),
+            numbers: Numbers::new(rng.u64(..)),
             owed: Vec::new(),
             interval: Duration::from_millis(rng.u64(20..250)),
             next_report: Some(Moment::ZERO),
@@ -89,6 +91,7 @@ impl Slave {
             Link::Pause(at) | Link::Stopped(at) => Some(*at),
             Link::Idle => None,
             Link::Session(exchange) => exchange.deadline(),
+            Link::Asking(asking) => Some(asking.deadline()),
         };
         let report = self.next_report.filter(|_| !self.is_stopped());
         [link, report].into_iter().flatten().min()
@@ -111,6 +114,7 @@ impl Slave {
                 self.spool.begin_stream(self.rng.u64(1..));
                 self.backoff = Backoff::new(BACKOFF);
                 self.owed.clear();
+                self.numbers = Numbers::new(self.rng.u64(..));
                 self.link = Link::Pause(world.now);
             }
             Link::Pause(at) if *at <= world.now => self.connect(world),
@@ -124,6 +128,18 @@ impl Slave {
                     .network
                     .close(exchange.connection(), crate::network::Way::Up);
                 world.network.drop_end(exchange.connection());
+                self.after(over, world);
+            }
+            Link::Asking(asking) => {
+                let answered = asking.handle(&mut self.spool, &mut self.rng, world);
+                let Some(Answered { over, not_taken }) = answered else {
+                    return false;
+                };
+                world.network.datagrams.close(asking.port());
+                if not_taken {
+                    world.oracle.counts.add("questions_not_taken");
+                    self.numbers.jump();
+                }
                 self.after(over, world);
             }
             _ => return false,
@@ -146,8 +162,12 @@ impl Slave {
 
     fn connect(&mut self, world: &mut Surroundings<'_>) {
         let nothing_to_say = self.spool.is_empty() && self.leave_for.is_none();
-        if self.mode == Mode::PerMessage && nothing_to_say {
+        if self.mode != Mode::Pooled && nothing_to_say {
             self.link = Link::Idle;
+            return;
+        }
+        if self.mode == Mode::Datagram {
+            self.ask(world);
             return;
         }
         if !world.master_is_up {
@@ -160,6 +180,16 @@ impl Slave {
         let leaving = self.leave_for.is_some();
         let exchange = Exchange::begin(self.id, self.mode, &self.spool, owed, leaving, world);
         self.link = Link::Session(Box::new(exchange));
+    }
+
+    fn ask(&mut self, world: &mut Surroundings<'_>) {
+        world.oracle.counts.add("questions");
+        let question = (self.id, self.numbers.next_number());
+        let owed = std::mem::take(&mut self.owed);
+        let room = self.rng.usize(2..16) + owed.len();
+        let leaving = self.leave_for.is_some();
+        let asking = Asking::begin(question, &self.spool, owed, leaving, room, world);
+        self.link = Link::Asking(Box::new(asking));
     }
 
     fn after(&mut self, over: Over, world: &mut Surroundings<'_>) {
@@ -227,16 +257,17 @@ impl Slave {
 
     /// The machine with its memory is kept as it is.
     pub(crate) fn take_snapshot(&mut self) {
-        self.snapshot = Some(self.spool.clone());
+        self.snapshot = Some((self.spool.clone(), self.numbers.clone()));
     }
 
     /// The machine goes on from where it was kept. False if it never was.
     pub(crate) fn restore(&mut self, world: &mut Surroundings<'_>) -> bool {
-        let Some(snapshot) = self.snapshot.clone() else {
+        let Some((spool, numbers)) = self.snapshot.clone() else {
             return false;
         };
         self.abandon(world);
-        self.spool = snapshot;
+        self.spool = spool;
+        self.numbers = numbers;
         self.owed.clear();
         self.leave_for = None;
         world.oracle.rolled_back(self.id, &self.spool);
@@ -248,6 +279,7 @@ impl Slave {
     pub(crate) fn give_up(&mut self, world: &mut Surroundings<'_>) -> bool {
         let handed_out = match &self.link {
             Link::Session(exchange) => exchange.handed_out(),
+            Link::Asking(asking) => asking.handed_out(),
             _ => 0,
         };
         let len = self.spool.len().max(1);
@@ -260,6 +292,9 @@ impl Slave {
     }
 
     fn abandon(&mut self, world: &mut Surroundings<'_>) {
+        if let Link::Asking(asking) = &self.link {
+            world.network.datagrams.close(asking.port());
+        }
         if let Link::Session(exchange) = &self.link {
             let connection = exchange.connection();
             if self.rng.bool() {

@@ -174,6 +174,7 @@ impl World {
         }
         if self.now >= Moment::ZERO + FAULTS {
             self.network.delay_max_ms = 10;
+            self.network.datagrams.is_calm = true;
             return Some(Moment::ZERO + FAULTS + CALM);
         }
         let at = self.rng.usize(..self.slaves.len());

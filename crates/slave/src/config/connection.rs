@@ -139,7 +139,9 @@ impl RawConnection {
                 ));
             } else if self.masters[..at].contains(master) {
                 faults.push((key, format!("{master} is listed twice")));
-            } else if literal(master).is_some_and(|ip| ip.needs_scope()) && self.interface.is_empty() {
+            } else if literal(master).is_some_and(|ip| ip.needs_scope())
+                && self.interface.is_empty()
+            {
                 faults.push((
                     key,
                     format!("{master} is a link-local address: name its interface, as in \"[fe80::1%eth0]:7412\""),

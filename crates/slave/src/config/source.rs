@@ -94,7 +94,9 @@ impl Raw<'_> {
         }
         let range: PortRange = self.ports.parse().map_err(|error| format!("{error}"))?;
         if range.first == 0 {
-            return Err(format!("{range} begins with 0, which is no port: give 1 or more"));
+            return Err(format!(
+                "{range} begins with 0, which is no port: give 1 or more"
+            ));
         }
         if self.privileged {
             return Err(format!(

@@ -47,7 +47,11 @@ fn a_range_of_ports_is_checked() {
         "connection.source_ports",
         "the lower one first",
     );
-    has_fault("source_ports = \"0-10\"", "connection.source_ports", "1 or more");
+    has_fault(
+        "source_ports = \"0-10\"",
+        "connection.source_ports",
+        "1 or more",
+    );
     has_fault(
         "source_ports = \"40000-41000\"\nprivileged_source_port = true",
         "connection.source_ports",
@@ -59,7 +63,11 @@ fn a_range_of_ports_is_checked() {
 fn source_addresses_are_checked() {
     let key = "connection.source_addresses[0]";
     has_fault("source_addresses = [\"here\"]", key, "is no address");
-    has_fault("source_addresses = [\"0.0.0.0\"]", key, "no address to send from");
+    has_fault(
+        "source_addresses = [\"0.0.0.0\"]",
+        key,
+        "no address to send from",
+    );
     has_fault(
         "masters = [\"master.example:7412\"]\nsource_addresses = [\"fe80::5\"]",
         key,
@@ -108,8 +116,21 @@ fn a_link_local_master_needs_its_interface() {
 
 #[test]
 fn spans_can_be_off_and_have_a_range() {
-    let link = load("[connection]\nlifetime_max = \"12h\"\n", "host").unwrap().link;
-    assert_eq!(link.lifetime_max, Some(std::time::Duration::from_secs(43_200)));
-    has_fault("idle_timeout = \"10ms\"", "connection.idle_timeout", "\"off\"");
-    has_fault("lifetime_max = \"31d\"", "connection.lifetime_max", "\"off\"");
+    let link = load("[connection]\nlifetime_max = \"12h\"\n", "host")
+        .unwrap()
+        .link;
+    assert_eq!(
+        link.lifetime_max,
+        Some(std::time::Duration::from_secs(43_200))
+    );
+    has_fault(
+        "idle_timeout = \"10ms\"",
+        "connection.idle_timeout",
+        "\"off\"",
+    );
+    has_fault(
+        "lifetime_max = \"31d\"",
+        "connection.lifetime_max",
+        "\"off\"",
+    );
 }

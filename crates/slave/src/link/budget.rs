@@ -57,7 +57,10 @@ pub(crate) fn describe_budget(outgoing: &Outgoing) -> String {
     let Some(ports) = connector.local_ports() else {
         return "the kernel does not tell its range of ports".to_owned();
     };
-    let families = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let families = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
     let counts = families.map(|family| (family, outgoing.sources(family).count()));
     let lines = counts.into_iter().filter_map(|(family, count)| {
         let from = match (outgoing.source_addresses.is_empty(), family, count) {
@@ -99,7 +102,8 @@ pub(super) struct Budget {
     closed: BTreeMap<SocketAddr, VecDeque<Moment>>,
     /// Where the last connection went.
     destination: Option<SocketAddr>,
-    is_exhausted: bool,
+    /// Since when the ports are used up.
+    exhausted_at: Option<Moment>,
     exhaustions: u64,
 }
 
@@ -110,7 +114,7 @@ impl Budget {
             connector,
             closed: BTreeMap::new(),
             destination: None,
-            is_exhausted: false,
+            exhausted_at: None,
             exhaustions: 0,
         }
     }
@@ -118,12 +122,12 @@ impl Budget {
     /// Connections come from somewhere else from now on; what is in TIME_WAIT stays counted.
     pub(super) fn reconfigure(&mut self, connector: Arc<Connector>) {
         self.connector = connector;
-        self.is_exhausted = false;
+        self.exhausted_at = None;
     }
 
     /// Whether the ports are used up, until [`Self::handle_in_use`] finds them free.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.is_exhausted
+        self.exhausted_at.is_some()
     }
 
     /// A connection was made to `destination`.
@@ -133,6 +137,7 @@ impl Budget {
 
     /// This side has closed a connection to `destination` first.
     pub(super) fn handle_closed_first(&mut self, destination: SocketAddr, now: Moment) {
+        self.expire(now);
         self.closed.entry(destination).or_default().push_back(now);
     }
 
@@ -157,9 +162,11 @@ impl Budget {
         self.find_room(in_use, open, now)
     }
 
-    /// The same when the kernel does not tell: by what is known here.
+    /// The same when the kernel does not tell: by what is known here, and not before all that was in
+    /// TIME_WAIT when the ports were used up is over.
     pub(super) fn handle_unknown(&mut self, open: u32, now: Moment) -> bool {
-        self.find_room(0, open, now)
+        let over = |at: Moment| now.saturating_since(at) >= TIME_WAIT;
+        self.exhausted_at.is_none_or(over) && self.find_room(0, open, now)
     }
 
     fn find_room(&mut self, in_use: u32, open: u32, now: Moment) -> bool {
@@ -169,33 +176,31 @@ impl Budget {
             ..
         }) = self.port_use(open, now)
         else {
-            self.is_exhausted = false;
+            self.exhausted_at = None;
             return true;
         };
         let free = budget.saturating_sub(used.max(in_use));
-        let wanted = if self.is_exhausted {
+        let wanted = if self.is_exhausted() {
             (budget / FREE_SHARE).max(1)
         } else {
             1
         };
         if free >= wanted {
-            self.is_exhausted = false;
+            self.exhausted_at = None;
         }
         free >= wanted
     }
 
-    /// There is no room, or EADDRNOTAVAIL has said that there is no port. Returns whether that is
-    /// new.
-    pub(super) fn handle_exhausted(&mut self) -> bool {
-        let was_exhausted = std::mem::replace(&mut self.is_exhausted, true);
-        if !was_exhausted {
+    /// There is no room, or EADDRNOTAVAIL has said that there is no port.
+    pub(super) fn handle_exhausted(&mut self, now: Moment) {
+        if self.exhausted_at.is_none() {
+            self.exhausted_at = Some(now);
             self.exhaustions += 1;
         }
-        !was_exhausted
     }
 
-    /// The ports of the destination; `None` before there was a connection.
-    pub(super) fn port_use(&mut self, open: u32, now: Moment) -> Option<PortUse> {
+    /// Forgets what is no longer in TIME_WAIT.
+    fn expire(&mut self, now: Moment) {
         self.closed.retain(|_, closed| {
             while closed
                 .front()
@@ -205,6 +210,11 @@ impl Budget {
             }
             !closed.is_empty()
         });
+    }
+
+    /// The ports of the destination; `None` before there was a connection.
+    pub(super) fn port_use(&mut self, open: u32, now: Moment) -> Option<PortUse> {
+        self.expire(now);
         let destination = self.destination?;
         let time_wait = self.closed.get(&destination).map_or(0, VecDeque::len);
         let time_wait = u32::try_from(time_wait).unwrap_or(u32::MAX);
@@ -214,7 +224,7 @@ impl Budget {
             used: time_wait.saturating_add(open),
             time_wait,
             exhaustions: self.exhaustions,
-            is_exhausted: self.is_exhausted,
+            is_exhausted: self.is_exhausted(),
         })
     }
 

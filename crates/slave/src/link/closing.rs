@@ -9,8 +9,9 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 
-/// Most connections that wait at a time.
-const CLOSING_MAX: usize = 16;
+/// Most connections that wait at a time: more than come together in the time that they are given,
+/// because each has been waited for a moment before it comes here.
+const CLOSING_MAX: usize = 32;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]

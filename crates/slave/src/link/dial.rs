@@ -116,19 +116,22 @@ impl Dialer {
     /// Connects to one address. The socket is one that resets when it is closed.
     async fn connect(&self, address: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectError> {
         let refused = |source| ConnectError::Refused { address, source };
-        let socket = self.connector.connect(address).map_err(|error| match error {
-            OutgoingError::Exhausted { destination } => ConnectError::NoPort {
-                address: destination,
-            },
-            OutgoingError::Connect {
-                destination,
-                source,
-            } => ConnectError::Refused {
-                address: destination,
-                source,
-            },
-            error => ConnectError::Source(error),
-        })?;
+        let socket = self
+            .connector
+            .connect(address)
+            .map_err(|error| match error {
+                OutgoingError::Exhausted { destination } => ConnectError::NoPort {
+                    address: destination,
+                },
+                OutgoingError::Connect {
+                    destination,
+                    source,
+                } => ConnectError::Refused {
+                    address: destination,
+                    source,
+                },
+                error => ConnectError::Source(error),
+            })?;
         reset_on_close(&socket, true).map_err(refused)?;
         let stream = TcpStream::from_std(socket.into()).map_err(refused)?;
         let after = self.connect_timeout;

@@ -69,6 +69,18 @@ pub(super) enum End {
     Stopped,
 }
 
+impl End {
+    /// Whether there is no master to report to after it.
+    pub(super) const fn is_without_master(&self) -> bool {
+        match self {
+            Self::Resync(_) | Self::Told(_) | Self::Refused(_) | Self::Lost { .. } => true,
+            Self::Again | Self::Done | Self::NoRoom | Self::Idle | Self::Return | Self::Stopped => {
+                false
+            }
+        }
+    }
+}
+
 /// What comes after an exchange.
 pub(super) enum Next {
     /// Another one.

@@ -1,5 +1,6 @@
 //! What the link says in the log: every change, and lasting trouble once a minute.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use super::{OnExhaustion, ports};
 
 /// Shortest time between two lines about the same trouble.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
+/// Most kinds of trouble that are remembered: each master may have its own.
+const TROUBLES_MAX: usize = 32;
 
 /// Tells of a stream that runs backwards.
 pub(super) fn log_resync(master: &str, stream: u64, sequence: u64) {
@@ -29,8 +32,8 @@ pub(super) fn log_resync(master: &str, stream: u64, sequence: u64) {
 /// Remembers what was said last.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    /// The trouble that lasts, and when it was logged.
-    trouble: Option<(String, Moment)>,
+    /// The troubles that last, and when each was logged.
+    troubles: VecDeque<(String, Moment)>,
     opened_before: bool,
 }
 
@@ -44,7 +47,7 @@ impl Journal {
         opened: &Opened,
         each: bool,
     ) {
-        let over = self.trouble.take().is_some();
+        let over = !std::mem::take(&mut self.troubles).is_empty();
         let first = !std::mem::replace(&mut self.opened_before, true);
         if each || over || first {
             tracing::info!(
@@ -128,12 +131,35 @@ impl Journal {
 
     fn is_news(&mut self, text: String) -> bool {
         let now = clock::boot();
-        let known = self.trouble.as_ref().is_some_and(|(known, logged)| {
-            *known == text && now.saturating_since(*logged) < REPEAT_AFTER
-        });
-        if !known {
-            self.trouble = Some((text, now));
+        self.troubles
+            .retain(|(_, logged)| now.saturating_since(*logged) < REPEAT_AFTER);
+        if self.troubles.iter().any(|(known, _)| *known == text) {
+            return false;
         }
-        !known
+        if self.troubles.len() == TROUBLES_MAX {
+            self.troubles.pop_front();
+        }
+        self.troubles.push_back((text, now));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_trouble_is_told_once_however_they_take_turns() {
+        let mut journal = Journal::default();
+        for round in 0..3 {
+            for master in ["a", "b"] {
+                let news = journal.is_news(format!("{master}: refused"));
+                assert_eq!(news, round == 0, "{master} in round {round}");
+            }
+        }
+        for number in 0..2 * TROUBLES_MAX {
+            assert!(journal.is_news(number.to_string()));
+        }
+        assert_eq!(journal.troubles.len(), TROUBLES_MAX);
     }
 }

@@ -21,6 +21,7 @@
 //! for a round trip won when the session is lost.
 
 mod budget;
+mod budget_use;
 mod closing;
 mod connection;
 mod datagram;
@@ -57,7 +58,7 @@ use budget::Budget;
 use closing::Closing;
 use connection::Connection;
 use datagram::Datagrams;
-use dial::{ConnectError, Dialer};
+use dial::Dialer;
 use end::{End, LinkError, Next};
 use exchange::Exchange;
 use failback::Failback;
@@ -101,6 +102,8 @@ pub(crate) struct Link {
     /// What the last master that welcomed this slave allows a frame to hold.
     payload_bytes_max: usize,
     journal: Journal,
+    /// The master that has welcomed this slave, until it can't be had.
+    session: watch::Sender<Option<String>>,
 }
 
 impl Link {
@@ -136,7 +139,13 @@ impl Link {
             owed: Vec::new(),
             payload_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
             journal: Journal::default(),
+            session: watch::Sender::default(),
         }
+    }
+
+    /// Which master this slave reports to; `None` while none can be had.
+    pub(crate) fn watch_session(&self) -> watch::Receiver<Option<String>> {
+        self.session.subscribe()
     }
 
     /// Works until it is stopped: then it sends what is spooled, within the drain time, says goodbye
@@ -164,17 +173,6 @@ impl Link {
         }
     }
 
-    /// Whether the next exchange is one for a message: not while it falls back to a pooled one.
-    fn is_per_message(&self) -> bool {
-        let pools = self.config.on_exhaustion == OnExhaustion::Pool && self.budget.is_exhausted();
-        self.config.mode != wire::Mode::Pooled && !pools
-    }
-
-    /// Whether it has fallen back to a pooled connection.
-    fn is_fallen_back(&self) -> bool {
-        self.config.mode != wire::Mode::Pooled && !self.is_per_message()
-    }
-
     fn is_stopping(&self) -> bool {
         self.drain_until.is_some()
     }
@@ -198,8 +196,8 @@ impl Link {
         }
     }
 
-    /// Until something is spooled, or it is to stop. Returns false if the
-    /// configuration has changed meanwhile.
+    /// Until something is spooled, or it is to stop. Returns false if the configuration has changed
+    /// meanwhile.
     async fn wait_for_work(&mut self) -> Result<bool, SpoolError> {
         let mut newest = self.spool.watch_newest();
         newest.borrow_and_update();
@@ -215,20 +213,19 @@ impl Link {
     }
 
     async fn exchange(&mut self) -> Result<End, SpoolError> {
-        if (self.is_per_message() || self.is_idle) && !self.wait_for_work().await? {
+        let asks = self.config.mode == wire::Mode::Datagram;
+        if (asks || self.is_per_message() || self.is_idle) && !self.wait_for_work().await? {
             return Ok(End::Again);
         }
         self.is_idle = false;
-        if self.is_per_message() && !self.is_stopping() && !self.has_port().await {
-            return Ok(End::NoRoom);
-        }
         if self.failback.is_found() {
             self.masters.go_back();
         }
-        if self.config.mode == wire::Mode::Datagram
-            && let Some(end) = self.ask().await?
-        {
+        if asks && let Some(end) = self.ask().await? {
             return Ok(end);
+        }
+        if self.is_per_message() && !self.is_stopping() && !self.has_port().await {
+            return Ok(End::NoRoom);
         }
         let master = self.masters.current().to_owned();
         let dialer = self.dialer.clone();
@@ -249,60 +246,6 @@ impl Link {
         Exchange::begin(self, connection, master).await?.run().await
     }
 
-    /// Per-message mode: whether a port may be taken for one more message.
-    async fn has_port(&mut self) -> bool {
-        let open = self.count_closing();
-        if !self.budget.is_exhausted() && self.budget.has_room(open, clock::boot()) {
-            return true;
-        }
-        self.find_ports().await
-    }
-
-    /// The same in doubt, and whether enough are free once they were used up.
-    async fn find_ports(&mut self) -> bool {
-        let in_use = self.budget.ask_kernel().await;
-        let open = self.count_closing();
-        let now = clock::boot();
-        let was_exhausted = self.budget.is_exhausted();
-        let found = match in_use {
-            Some(in_use) => self.budget.handle_in_use(in_use, open, now),
-            None => self.budget.handle_unknown(open, now),
-        };
-        if !found {
-            self.budget.handle_exhausted();
-        }
-        let port_use = self.publish_ports();
-        if found != was_exhausted {
-            return found;
-        }
-        if let Some(port_use) = port_use {
-            self.journal.ports_changed(&port_use, self.config.on_exhaustion);
-        }
-        found
-    }
-
-    /// Takes in what has become of the connections that wait for the master's close. Returns how
-    /// many still do.
-    fn count_closing(&mut self) -> u32 {
-        let now = clock::boot();
-        while let Some(peer) = self.closing.closed_first() {
-            self.budget.handle_closed_first(peer, now);
-        }
-        u32::try_from(self.closing.len()).unwrap_or(u32::MAX)
-    }
-
-    /// Per-message mode: shows the use of the ports.
-    fn publish_ports(&mut self) -> Option<PortUse> {
-        if self.config.mode != wire::Mode::PerMessage {
-            return None;
-        }
-        // A pooled connection that it has fallen back to is one of the reserve.
-        let open = self.count_closing();
-        let port_use = self.budget.port_use(open, clock::boot());
-        self.port_use.send_replace(port_use);
-        port_use
-    }
-
     /// The future's result, or `None` if there is no time left for it.
     async fn unless_drained<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(future);
@@ -320,6 +263,9 @@ impl Link {
 
     /// Decides what comes after an exchange.
     fn after(&mut self, end: End) -> Next {
+        if end.is_without_master() {
+            self.session.send_replace(None);
+        }
         match end {
             End::Stopped => Next::Finish,
             End::Again => Next::Now,
@@ -376,20 +322,6 @@ impl Link {
         }
     }
 
-    /// Per-message mode: there is no port at all. Returns whether a pooled connection is tried now.
-    fn falls_back(&mut self, error: &LinkError) -> bool {
-        let LinkError::Connect(ConnectError::NoPort { address }) = error else {
-            return false;
-        };
-        if !self.is_per_message() {
-            return false;
-        }
-        self.budget.handle_connected(*address);
-        self.budget.handle_exhausted();
-        self.publish_ports();
-        self.is_fallen_back()
-    }
-
     fn next_master(&mut self) -> Next {
         if self.masters.failed() {
             self.down()
@@ -411,6 +343,19 @@ impl Link {
             let [min, max] = [min_ms, max_ms].map(|ms| Duration::from_millis(ms.into()));
             self.backoff.handle_window(min, max);
         }
+    }
+
+    /// The master in turn has welcomed this slave.
+    fn handle_opened(&mut self) {
+        self.masters.opened();
+        let master = self.masters.current();
+        self.session.send_if_modified(|session| {
+            let changed = session.as_deref() != Some(master);
+            if changed {
+                *session = Some(master.to_owned());
+            }
+            changed
+        });
     }
 
     /// A session has begun: if it is with a less preferred master, the first one is looked for.

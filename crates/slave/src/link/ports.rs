@@ -37,7 +37,9 @@ fn log(destination: SocketAddr, found: &io::Result<Exhaustion>, plan: &str) {
     let text = match found {
         Ok(found) => found.to_string(),
         Err(error) => {
-            format!("no local port is free for connections to {destination}, and who has them can't be looked up ({error})")
+            format!(
+                "no local port is free for connections to {destination}, and who has them can't be looked up ({error})"
+            )
         }
     };
     let found = found.as_ref().ok();

@@ -9,6 +9,7 @@ use rollcall_os::clock;
 use rollcall_protocol::wire::{self, GapReason};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use super::figures::Figures;
 use super::queue::{NewIdentity, Queue};
 use super::thread::{Command, Worker, run};
 use super::{Entry, Folder, SpoolError, SpoolLimits, Standing};
@@ -22,6 +23,7 @@ pub(crate) struct Spool {
     commands: mpsc::Sender<Command>,
     places: Arc<Semaphore>,
     newest: watch::Receiver<u64>,
+    figures: Arc<Figures>,
 }
 
 /// How the spool's thread ended.
@@ -50,11 +52,13 @@ impl Spool {
         let worker = Worker::open(folder, limits, newest)?;
         let (commands, received) = mpsc::channel();
         let (end, ended) = oneshot::channel();
+        let figures = Arc::new(Figures::default());
+        let shown = Arc::clone(&figures);
         std::thread::Builder::new()
             .name("spool".to_owned())
             .stack_size(1024 * 1024)
             .spawn(move || {
-                let outcome = catch_unwind(AssertUnwindSafe(|| run(worker, &received)));
+                let outcome = catch_unwind(AssertUnwindSafe(|| run(worker, &received, &shown)));
                 let result = match outcome {
                     Ok(result) => result.map_err(SpoolEnd::Failed),
                     Err(panic) => Err(SpoolEnd::Panicked(message(&*panic))),
@@ -71,6 +75,7 @@ impl Spool {
             commands,
             places: Arc::new(Semaphore::new(WAITING_MAX)),
             newest: watched,
+            figures,
         };
         Ok((spool, ended))
     }
@@ -154,6 +159,11 @@ impl Spool {
     /// [`SpoolError::Ended`]
     pub(crate) async fn set_limits(&self, limits: SpoolLimits) -> Result<(), SpoolError> {
         self.call(move |worker| worker.set_limits(limits)).await
+    }
+
+    /// What the thread shows of itself. This is no handle: the thread may end.
+    pub(crate) fn figures(&self) -> Arc<Figures> {
+        Arc::clone(&self.figures)
     }
 
     /// The id of the newest report; changes when one was committed.

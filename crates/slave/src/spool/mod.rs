@@ -16,6 +16,7 @@
 
 mod database;
 mod entries;
+mod figures;
 mod folder;
 mod handle;
 mod limits;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 
 use rollcall_protocol::wire;
 
+pub(crate) use figures::Figures;
 use folder::Folder;
 pub(crate) use handle::{Ended, Spool, SpoolEnd, renew_identity};
 pub(crate) use limits::SpoolLimits;

@@ -9,6 +9,7 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::wire::{self, GapReason};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::figures::Figures;
 use super::queue::{GivenUp, Queue, RestreamError, Room};
 use super::{Entry, Folder, SpoolError, SpoolLimits, Standing, database};
 
@@ -29,9 +30,16 @@ pub(super) type Command = (Box<dyn FnOnce(&mut Worker) + Send>, OwnedSemaphorePe
 ///
 /// # Errors
 /// The database was damaged and no new one can be had, or it could not be synced.
-pub(super) fn run(mut worker: Worker, commands: &Receiver<Command>) -> Result<(), SpoolError> {
+pub(super) fn run(
+    mut worker: Worker,
+    commands: &Receiver<Command>,
+    figures: &Figures,
+) -> Result<(), SpoolError> {
+    figures.end(worker.backlog());
     loop {
-        match worker.receive(commands) {
+        let received = worker.receive(commands);
+        figures.begin(clock::boot());
+        match received {
             Ok((command, _place)) => command(&mut worker),
             Err(RecvTimeoutError::Timeout) => worker.tidy(),
             Err(RecvTimeoutError::Disconnected) => {
@@ -42,6 +50,7 @@ pub(super) fn run(mut worker: Worker, commands: &Receiver<Command>) -> Result<()
         if let Some(error) = worker.broken.take() {
             return Err(error);
         }
+        figures.end(worker.backlog());
     }
 }
 
@@ -82,6 +91,15 @@ impl Worker {
             given_up: GivenUp::default(),
             given_up_logged: None,
         })
+    }
+
+    /// Reports that are not acked, those in memory included.
+    fn backlog(&self) -> u64 {
+        let stored = self
+            .queue
+            .as_ref()
+            .map_or(0, |queue| queue.totals().reports);
+        stored + u64::try_from(self.held.len()).unwrap_or(0)
     }
 
     /// Stores the report, or holds it in memory until it can be stored; whether it was stored.

@@ -37,6 +37,7 @@ fn left(destination: &Destination, case: Case<'_>) -> Option<Finding> {
         ..FEW => Severity::Critical,
         FEW..SOME => Severity::Warning,
         SOME..HALF => Severity::Notice,
+        HALF.. if case.is_asked => Severity::Ok,
         HALF.. => return None,
     };
     let owners = destination.owners.iter().take(3);
@@ -53,19 +54,23 @@ fn left(destination: &Destination, case: Case<'_>) -> Option<Finding> {
     );
     let reuses = case.settings.reuses(remote.ip().is_loopback());
     let is_by_time_wait = *time_wait > *established;
-    let means = if is_by_time_wait {
-        "At none connect() fails with error 99 (EADDRNOTAVAIL): the programs here close first and leave a port in \
-         TIME_WAIT for 60 s each time; best the server closes first, or the connection stays open."
-    } else {
-        "At none connect() fails with error 99 (EADDRNOTAVAIL): the connections are held open; fewer of them, more \
-         source addresses or more ports help."
+    let means = match (severity, is_by_time_wait) {
+        (Severity::Ok, _) => "When none is left connect() fails with error 99 (EADDRNOTAVAIL).",
+        (_, true) => {
+            "When none is left connect() fails with error 99 (EADDRNOTAVAIL): the programs here close first, which \
+             keeps a port for 60 s each time; best the server closes first, or the connection stays open."
+        }
+        (_, false) => {
+            "When none is left connect() fails with error 99 (EADDRNOTAVAIL): the connections are held open; fewer \
+             of them, more source addresses or more ports help."
+        }
     };
     let finding = Finding::new("destination", severity, what, means);
     Some(
         if is_by_time_wait && !reuses && case.settings.timestamps != Some(0) {
             finding.mend(set("net.ipv4.tcp_tw_reuse", 1))
         } else {
-            finding.mend(widen(case))
+            finding.mend_if(widen(case))
         },
     )
 }
@@ -89,6 +94,7 @@ mod tests {
 
     use super::super::testing::find;
     use super::*;
+    use crate::doctor::testing::{Fixture, HOST};
     use crate::doctor::traffic::{self, Traffic};
 
     fn used(remote: &str, time_wait: usize, established: usize, reusable: usize) -> Traffic {
@@ -116,6 +122,20 @@ mod tests {
         assert_eq!(at(501), Some(Severity::Notice));
         assert_eq!(at(801), Some(Severity::Warning));
         assert_eq!(at(951), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn a_destination_that_is_asked_for_is_told_when_it_is_well() {
+        let settings = Fixture::new(HOST).settings();
+        let case = Case {
+            settings: &settings,
+            traffic: &used("10.0.0.9:80", 1, 2, 0),
+            before: None,
+            is_asked: true,
+        };
+        let found = check(case).remove(0);
+        assert_eq!((found.id, found.severity), ("destination", Severity::Ok));
+        assert_eq!(found.mend, None);
     }
 
     #[test]

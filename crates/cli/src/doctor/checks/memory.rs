@@ -10,6 +10,7 @@ const TCP_MEM: &str = "net.ipv4.tcp_mem";
 const ORPHANS: &str = "net.ipv4.tcp_max_orphans";
 /// The soft limit that a login has by default.
 const FILES_FEW: u64 = 1024;
+const FILES_MANY: u64 = 65_536;
 const FILES_HARD_FEW: u64 = 4096;
 
 pub(super) fn check(case: Case<'_>) -> Vec<Finding> {
@@ -81,7 +82,10 @@ fn open_files(settings: &Settings) -> Option<Finding> {
             format!("a process started here may open {} files, and {} if it asks", told(soft), told(hard)),
             "Each connection is one (EMFILE beyond); services have a limit of their own: LimitNOFILE= in the unit.",
         )
-        .mend("ulimit -Hn 65536 && ulimit -Sn 65536"),
+        .mend(match is_few(hard, FILES_MANY - 1) {
+            true => format!("prlimit --pid $$ --nofile={FILES_MANY}"),
+            false => format!("ulimit -Sn {FILES_MANY}"),
+        }),
     )
 }
 
@@ -181,6 +185,7 @@ mod tests {
             found[0].what,
             "a process started here may open 1024 files, and 524288 if it asks"
         );
+        assert_eq!(found[0].mend.as_deref(), Some("ulimit -Sn 65536"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod ports;
 mod queues;
 mod time_wait;
 
-use super::finding::Finding;
+use super::finding::{self, Finding};
 use super::settings::{Counters, Settings};
 use super::traffic::Traffic;
 
@@ -18,6 +18,8 @@ pub(super) struct Case<'a> {
     pub(super) traffic: &'a Traffic,
     /// The counters as they were at the last look, if there was one.
     pub(super) before: Option<Counters>,
+    /// Whether the destinations were asked for, and are to be told even if all is well.
+    pub(super) is_asked: bool,
 }
 
 /// All findings, the worst first.
@@ -33,8 +35,7 @@ pub(super) fn all(case: Case<'_>) -> Vec<Finding> {
     ] {
         findings.extend(check(case));
     }
-    // Stable: within a severity they stay in this order.
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    finding::sort(&mut findings);
     findings
 }
 
@@ -64,6 +65,7 @@ mod testing {
             settings: &settings,
             traffic,
             before: None,
+            is_asked: false,
         };
         let mut findings = all(case);
         findings.retain(|finding| finding.id == id);
@@ -94,6 +96,7 @@ mod tests {
             settings: &settings,
             traffic: &Traffic::default(),
             before: Some(settings.counters),
+            is_asked: false,
         });
         assert_eq!(worst(&findings), Severity::Ok, "{findings:#?}");
         assert!(findings.len() >= 10, "{findings:#?}");
@@ -107,6 +110,7 @@ mod tests {
             settings: &settings,
             traffic: &Traffic::default(),
             before: None,
+            is_asked: false,
         });
         assert_eq!(worst(&findings), Severity::Ok, "{findings:#?}");
     }
@@ -121,6 +125,7 @@ mod tests {
             settings: &settings,
             traffic: &Traffic::default(),
             before: None,
+            is_asked: false,
         });
         let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
         assert!(

@@ -1,5 +1,7 @@
 //! The range that source ports come from, and the listeners that lie in it.
 
+use rollcall_os::diag::ports::PortRange;
+
 use super::Case;
 use crate::doctor::finding::{Finding, Severity, set};
 use crate::doctor::settings::Settings;
@@ -13,8 +15,11 @@ const FEW: u32 = 20_000;
 const VERY_FEW: u32 = 5_000;
 /// Below are the ports of well-known services.
 const UNPRIVILEGED: u16 = 1024;
-/// Where a wide range may begin: most servers listen below.
-const WIDE_FIRST: u16 = 16_384;
+/// A wide range: most servers listen below.
+const WIDE: PortRange = PortRange {
+    first: 16_384,
+    last: 65_535,
+};
 
 pub(super) fn check(case: Case<'_>) -> Vec<Finding> {
     let mut findings = vec![range(case), reserved(case.settings)];
@@ -47,24 +52,29 @@ fn range(case: Case<'_>) -> Finding {
         format!("{RANGE} = {range}: {usable} source ports"),
         means,
     )
-    .mend(widen(case))
+    .mend_if(widen(case))
 }
 
-/// The command that gives more source ports, and keeps those of listeners out of it.
-pub(super) fn widen(case: Case<'_>) -> String {
+/// The command that gives more source ports, and keeps those of listeners out of it; none if there
+/// are as many already.
+pub(super) fn widen(case: Case<'_>) -> Option<String> {
+    let range = case.settings.ports.range();
+    if range.count() >= WIDE.count() && range.first >= UNPRIVILEGED {
+        return None;
+    }
     let inside: Vec<String> = case
         .traffic
         .listening()
         .into_iter()
-        .filter(|port| *port >= WIDE_FIRST && !is_reserved(case.settings, *port))
+        .filter(|port| WIDE.contains(*port) && !is_reserved(case.settings, *port))
         .map(|port| port.to_string())
         .collect();
-    let wide = format!("{RANGE}=\"{WIDE_FIRST} 65535\"");
+    let wide = format!("{RANGE}=\"{} {}\"", WIDE.first, WIDE.last);
     if inside.is_empty() {
-        return format!("sysctl -w {wide}");
+        return Some(format!("sysctl -w {wide}"));
     }
     let reserved = with_reserved(case.settings, &inside.join(","));
-    format!("sysctl -w {RESERVED}={reserved} {wide}")
+    Some(format!("sysctl -w {RESERVED}={reserved} {wide}"))
 }
 
 fn is_reserved(settings: &Settings, port: u16) -> bool {
@@ -168,6 +178,24 @@ mod tests {
             severity("port_range", &[(FILE, "1000 60999")]),
             Severity::Warning
         );
+    }
+
+    #[test]
+    fn a_range_that_is_wide_is_not_made_narrower() {
+        let mend = |range| {
+            find("port_range", &[(FILE, range)], &Traffic::default())
+                .remove(0)
+                .mend
+        };
+        let reserved = (RESERVED_FILE, "10100-65000");
+        let few = find(
+            "port_range",
+            &[(FILE, "10000 65535"), reserved],
+            &Traffic::default(),
+        );
+        assert_eq!((few[0].severity, &few[0].mend), (Severity::Warning, &None));
+        let command = "sysctl -w net.ipv4.ip_local_port_range=\"16384 65535\"";
+        assert_eq!(mend("1000 65535").as_deref(), Some(command));
     }
 
     #[test]

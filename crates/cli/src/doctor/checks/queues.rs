@@ -77,10 +77,14 @@ fn leak(user: &User) -> Option<Finding> {
     let means = "Their peers have closed them and the program has not: as a rule it forgets to, and will run out \
                  of files or ports.";
     let finding = Finding::new("close_wait", severity, what, means);
-    Some(match (&user.unit, user.pid) {
-        (Some(unit), _) => finding.mend(format!("systemctl restart {unit}")),
-        (None, Some(pid)) => finding.mend(format!("kill {pid}")),
-        (None, None) => finding,
+    // Sessions and the managers of users are units as well, with much more in them.
+    let service = user.unit.as_deref().filter(|unit| {
+        let name = unit.strip_suffix(".service");
+        name.is_some_and(|name| !name.starts_with("user@"))
+    });
+    Some(match service {
+        Some(unit) => finding.mend(format!("systemctl restart {unit}")),
+        None => finding,
     })
 }
 
@@ -283,6 +287,7 @@ mod tests {
             settings: &settings,
             traffic: &Traffic::default(),
             before: Some(before),
+            is_asked: false,
         };
         let texts = [overflows(case), drops(case)].map(Option::unwrap);
         assert!(

@@ -7,6 +7,9 @@ use crate::doctor::settings::Settings;
 const REUSE: &str = "net.ipv4.tcp_tw_reuse";
 const TIMESTAMPS: &str = "net.ipv4.tcp_timestamps";
 const BUCKETS: &str = "net.ipv4.tcp_max_tw_buckets";
+const DELAY: &str = "net.ipv4.tcp_tw_reuse_delay";
+/// The kernel's own is 1000.
+const DELAY_LONG_MS: u32 = 5000;
 /// Percent of the limit.
 const NEARLY_FULL: u64 = 80;
 
@@ -23,46 +26,40 @@ pub(super) fn check(case: Case<'_>) -> Vec<Finding> {
 fn reuse(settings: &Settings) -> Option<Finding> {
     let value = settings.tw_reuse?;
     let delay = settings.reuse_delay_ms();
-    let after = match settings.tw_reuse_delay_ms {
-        Some(_) => format!("{delay} ms (net.ipv4.tcp_tw_reuse_delay)"),
-        None => "1 s (fixed in this kernel)".to_owned(),
+    let what = match settings.tw_reuse_delay_ms {
+        Some(delay) => format!("{REUSE} = {value}, {DELAY} = {delay} ms"),
+        None => format!("{REUSE} = {value}; the delay is 1 s, fixed in this kernel"),
     };
     let (severity, means) = match value {
         0 => (
             Severity::Notice,
             "A client that closes first has each port back after 60 s only; nothing to mend where servers close \
-             first or connections stay open."
-                .to_owned(),
+             first or connections stay open.",
         ),
         _ if settings.timestamps == Some(0) => (
             Severity::Warning,
-            format!("It has no effect, because it needs TCP timestamps and {TIMESTAMPS} is 0."),
+            "It has no effect: it needs TCP timestamps, and net.ipv4.tcp_timestamps is 0.",
+        ),
+        _ if delay > DELAY_LONG_MS => (
+            Severity::Notice,
+            "A port in TIME_WAIT comes back to a client late; the kernel's own delay is 1 s.",
         ),
         1 => (
             Severity::Ok,
-            format!("A client may use a port in TIME_WAIT again after {after}, if its peer has timestamps too."),
+            "A client may use a port in TIME_WAIT again after the delay, if its peer has timestamps too.",
         ),
         _ => (
             Severity::Ok,
-            format!(
-                "The default: on loopback alone a port in TIME_WAIT may be used again, after {after}; so what \
-                 works on one host may get error 99 between two."
-            ),
+            "The default: on loopback alone a port in TIME_WAIT may be used again, after the delay; so what works \
+             on one host may get error 99 between two.",
         ),
     };
-    let mend = match settings.timestamps {
-        Some(0) if value != 0 => set(TIMESTAMPS, 1),
-        _ => set(REUSE, 1),
+    let mend = match (value, settings.timestamps) {
+        (0, _) => set(REUSE, 1),
+        (_, Some(0)) => set(TIMESTAMPS, 1),
+        _ => set(DELAY, 1000),
     };
-    Some(
-        Finding::new(
-            "tcp_tw_reuse",
-            severity,
-            format!("{REUSE} = {value}"),
-            means,
-        )
-        .mend(mend),
-    )
+    Some(Finding::new("tcp_tw_reuse", severity, what, means).mend(mend))
 }
 
 fn timestamps(settings: &Settings) -> Option<Finding> {
@@ -135,6 +132,7 @@ mod tests {
     use crate::doctor::traffic::Traffic;
 
     const REUSE_FILE: &str = "proc/sys/net/ipv4/tcp_tw_reuse";
+    const DELAY_FILE: &str = "proc/sys/net/ipv4/tcp_tw_reuse_delay";
     const TIMESTAMPS_FILE: &str = "proc/sys/net/ipv4/tcp_timestamps";
 
     #[test]
@@ -144,6 +142,14 @@ mod tests {
         assert_eq!(
             severity("tcp_tw_reuse", &[(REUSE_FILE, "0")]),
             Severity::Notice
+        );
+        let slow = [(DELAY_FILE, "60000")];
+        let found = find("tcp_tw_reuse", &slow, &Traffic::default());
+        assert_eq!(found[0].severity, Severity::Notice);
+        assert!(
+            found[0].what.contains("tcp_tw_reuse_delay = 60000 ms"),
+            "{}",
+            found[0].what
         );
         let files = [(REUSE_FILE, "1"), (TIMESTAMPS_FILE, "0")];
         let found = find("tcp_tw_reuse", &files, &Traffic::default());
@@ -184,6 +190,7 @@ mod tests {
             settings: &settings,
             traffic: &Traffic::default(),
             before: Some(before),
+            is_asked: false,
         };
         let found = overflows(case).unwrap();
         assert_eq!(found.severity, Severity::Warning);

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::{explain, number, said};
 use crate::lab::arena::Arena;
-use crate::lab::sockets::{CallError, Reuse, errno, listen, listen_with};
+use crate::lab::sockets::{Reuse, errno, is_in_use, listen, listen_with};
 use crate::lab::tale::Tale;
 
 /// Clients that wait while one of two servers ends.
@@ -19,10 +19,7 @@ pub(super) fn run(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
     ));
     let first = listen(address, Reuse::On)?;
     let error = listen(address, Reuse::On).err();
-    let error = error.map(|error| CallError::new("bind", error));
-    let held = error
-        .as_ref()
-        .is_some_and(|error| error.is("bind", Errno::EADDRINUSE));
+    let held = is_in_use(error.as_ref());
     tale.fact("errno", number(error.as_ref()));
     tale.expect(
         held,
@@ -37,7 +34,7 @@ pub(super) fn run(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
     tale.expect(
         second.is_ok(),
         second.as_ref().map_or_else(
-            |error| format!("it fails: {error}"),
+            |error| error.to_string(),
             |_| "bind() and listen() succeed at once".to_owned(),
         ),
         "success",

@@ -3,11 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 
 use anyhow::Context;
-use nix::errno::Errno;
 
 use super::{First, number, said};
 use crate::lab::arena::{Arena, PORTS};
-use crate::lab::sockets::{CallError, Pair, Reuse, connect_from, listen};
+use crate::lab::sockets::{
+    CallError, Pair, Reuse, connect_from, is_in_use, is_without_port, listen,
+};
 use crate::lab::tale::Tale;
 
 /// Connections in a row from one port.
@@ -72,9 +73,7 @@ fn without_reuse(
     let error = round(listener, source, Reuse::Off, First::Client).err();
     tale.fact("fixed_port_errno", number(error.as_ref()));
     tale.expect(
-        error
-            .as_ref()
-            .is_some_and(|error| error.is("bind", Errno::EADDRINUSE)),
+        is_in_use(error.as_ref()),
         format!(
             "the second time {}: the port is in TIME_WAIT, and for 60 s nobody's to bind",
             said(error.as_ref())
@@ -100,9 +99,7 @@ fn still_open(
     let error = connect_from(source, destination, Reuse::On).err();
     tale.fact("open_errno", number(error.as_ref()));
     tale.expect(
-        error
-            .as_ref()
-            .is_some_and(|error| error.is("connect", Errno::EADDRNOTAVAIL)),
+        is_without_port(error.as_ref()),
         format!(
             "{}: two addresses with two ports are one connection, and there is one",
             said(error.as_ref())
@@ -139,7 +136,7 @@ fn with_reuse(
     if timestamps == "0" {
         tale.fact("without_timestamps_errno", number(error.as_ref()));
         tale.expect(
-            done == 1 && error.as_ref().is_some_and(|error| error.is("connect", Errno::EADDRNOTAVAIL)),
+            done == 1 && is_without_port(error.as_ref()),
             format!(
                 "{done} connection; then {}: the port can be bound, but this very connection is in TIME_WAIT",
                 said(error.as_ref())
@@ -206,10 +203,7 @@ fn address_only(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
     let (held, error) = fill(&one, || bound(one_at));
     tale.fact("bound_connections", held.len());
     tale.expect(
-        error
-            .as_ref()
-            .is_some_and(|error| error.is("bind", Errno::EADDRINUSE))
-            && held.len() + lost == usize::from(PORTS),
+        is_in_use(error.as_ref()) && held.len() + lost == usize::from(PORTS),
         format!("{} connections; then {}", held.len(), said(error.as_ref())),
         "error 98 from bind when the ports are used up",
     );
@@ -219,9 +213,7 @@ fn address_only(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
     let error = bound(other_at).err();
     tale.fact("bound_other_errno", number(error.as_ref()));
     tale.expect(
-        error
-            .as_ref()
-            .is_some_and(|error| error.is("bind", Errno::EADDRINUSE)),
+        is_in_use(error.as_ref()),
         format!(
             "{}: these ports are gone for all destinations",
             said(error.as_ref())

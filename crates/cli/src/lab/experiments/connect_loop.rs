@@ -145,6 +145,7 @@ fn keep_open(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
 
 fn reuse(arena: &Arena, listener: &TcpListener, tale: &mut Tale) -> anyhow::Result<()> {
     const SWITCH: &str = "net.ipv4.tcp_tw_reuse";
+    const TIMESTAMPS: &str = "net.ipv4.tcp_timestamps";
     let delay = arena.get("net.ipv4.tcp_tw_reuse_delay");
     tale.cure(format!(
         "Where the client must close first: {SWITCH}=1. A port comes back to the same destination after a \
@@ -153,9 +154,12 @@ fn reuse(arena: &Arena, listener: &TcpListener, tale: &mut Tale) -> anyhow::Resu
     ));
     if arena.is_own() {
         arena.set(SWITCH, "1")?;
-    } else if arena.get(SWITCH) == "0" {
+    } else if let Some(off) = [SWITCH, TIMESTAMPS]
+        .iter()
+        .find(|name| arena.get(name) == "0")
+    {
         tale.note(format!(
-            "Not shown: {SWITCH} is 0 here, and this host's sysctls are not touched."
+            "Not shown: {off} is 0 here, and this host's sysctls are not touched."
         ));
         return Ok(());
     }

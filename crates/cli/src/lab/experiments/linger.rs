@@ -53,7 +53,14 @@ pub(super) fn run(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
         told(taken, read, error.as_ref()),
         "every byte",
     );
-    after_ack(arena, tale)
+    after_ack(arena, tale)?;
+    tale.note(format!(
+        "How much is in flight depends on net.ipv4.tcp_wmem ({} here) and net.ipv4.tcp_rmem ({}), and on how fast \
+         the other side reads.",
+        arena.get("net.ipv4.tcp_wmem"),
+        arena.get("net.ipv4.tcp_rmem")
+    ));
+    Ok(())
 }
 
 /// Writes as much as fits, closes, and reads at the other end: bytes written and read, and how

@@ -4,11 +4,9 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
-use nix::errno::Errno;
-
 use super::{number, said};
 use crate::lab::arena::{Arena, PORTS};
-use crate::lab::sockets::{CallError, Pair, Reuse, listen, listen_with};
+use crate::lab::sockets::{CallError, Pair, Reuse, is_in_use, listen, listen_with};
 use crate::lab::tale::Tale;
 
 /// Source addresses of the clients.
@@ -44,11 +42,8 @@ fn servers(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
     let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     tale.action(format!("A third one wants {all}, which is all addresses."));
     let error = listen(all, Reuse::On).err();
-    let error = error.map(|error| CallError::new("bind", error));
     tale.fact("wildcard_errno", number(error.as_ref()));
-    let held = error
-        .as_ref()
-        .is_some_and(|error| error.is("bind", Errno::EADDRINUSE));
+    let held = is_in_use(error.as_ref());
     tale.expect(
         held,
         format!(
@@ -66,7 +61,7 @@ fn families(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
     let port = arena.server(1)?.port();
     let six = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let four = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let open = |only_six: bool| -> io::Result<TcpListener> {
+    let open = |only_six: bool| {
         listen_with(six, |socket| {
             socket.set_reuse_address(true)?;
             socket.set_only_v6(only_six)
@@ -83,11 +78,8 @@ fn families(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
         }
     };
     let error = listen(four, Reuse::On).err();
-    let error = error.map(|error| CallError::new("bind", error));
     tale.fact("dual_stack_errno", number(error.as_ref()));
-    let held = error
-        .as_ref()
-        .is_some_and(|error| error.is("bind", Errno::EADDRINUSE));
+    let held = is_in_use(error.as_ref());
     tale.expect(
         held,
         format!("{}: the first one has IPv4 as well", said(error.as_ref())),
@@ -104,7 +96,7 @@ fn families(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
     let four = listen(four, Reuse::On);
     let text = match &four {
         Ok(_) => "both listen".to_owned(),
-        Err(error) => format!("it fails: {error}"),
+        Err(error) => error.to_string(),
     };
     tale.expect(four.is_ok(), text, "both to listen");
     drop(six);

@@ -1,10 +1,8 @@
 //! EADDRINUSE from a TIME_WAIT that the server itself left behind.
 
-use nix::errno::Errno;
-
 use super::{First, explain, is_at, number, said, time_wait};
 use crate::lab::arena::Arena;
-use crate::lab::sockets::{CallError, Reuse, listen};
+use crate::lab::sockets::{Reuse, is_in_use, listen};
 use crate::lab::tale::Tale;
 
 pub(super) fn run(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
@@ -44,12 +42,8 @@ fn fail(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
         (Reuse::On, "It is started again, now with SO_REUSEADDR."),
     ] {
         tale.action(text);
-        let error = listen(address, reuse)
-            .err()
-            .map(|error| CallError::new("bind", error));
-        let held = error
-            .as_ref()
-            .is_some_and(|error| error.is("bind", Errno::EADDRINUSE));
+        let error = listen(address, reuse).err();
+        let held = is_in_use(error.as_ref());
         let name = match reuse {
             Reuse::Off => "restart_errno",
             Reuse::On => "restart_with_reuse_errno",
@@ -84,7 +78,7 @@ fn mend(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
         left == 1 && again.is_ok(),
         match &again {
             Ok(_) => format!("bind() and listen() succeed, beside {left} socket in TIME_WAIT"),
-            Err(error) => format!("it fails: {error}, beside {left} socket in TIME_WAIT"),
+            Err(error) => format!("{error}, beside {left} socket in TIME_WAIT"),
         },
         "success beside one socket in TIME_WAIT",
     );

@@ -1,16 +1,17 @@
 //! EADDRINUSE because the port lies where the kernel takes source ports from.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use anyhow::Context;
-use nix::errno::Errno;
 use rollcall_os::diag::ports::local_port_range;
 
 use super::{First, explain, number, said};
 use crate::lab::arena::{Arena, PORTS};
-use crate::lab::sockets::{CallError, Pair, Reuse, listen};
+use crate::lab::sockets::{CallError, Pair, Reuse, is_in_use, listen};
 use crate::lab::tale::Tale;
+
+/// How often a port outside of the range is looked for.
+const DRAWS: usize = 50;
 
 pub(super) fn run(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
     let range = local_port_range()?;
@@ -48,11 +49,8 @@ pub(super) fn run(arena: &Arena, tale: &mut Tale) -> anyhow::Result<()> {
 
 fn refused(address: SocketAddr, fact: &'static str, tale: &mut Tale) {
     let error = listen(address, Reuse::On).err();
-    let error = error.map(|error| CallError::new("bind", error));
     tale.fact(fact, number(error.as_ref()));
-    let held = error
-        .as_ref()
-        .is_some_and(|error| error.is("bind", Errno::EADDRINUSE));
+    let held = is_in_use(error.as_ref());
     tale.expect(held, said(error.as_ref()), "error 98");
     explain(address, error.as_ref(), tale);
 }
@@ -96,7 +94,7 @@ fn reserve(
     Ok(())
 }
 
-/// Opens connections until it fails; not more than a few more than there are ports.
+/// Opens connections until it fails; at most one more than there are ports.
 fn take_all(arena: &Arena, destination: &TcpListener) -> (Vec<Pair>, Option<CallError>) {
     let mut held = Vec::new();
     for _ in 0..=PORTS {
@@ -111,10 +109,15 @@ fn take_all(arena: &Arena, destination: &TcpListener) -> (Vec<Pair>, Option<Call
 /// No client gets a port that lies outside the range.
 fn listen_below(arena: &Arena, destination: &TcpListener, tale: &mut Tale) -> anyhow::Result<()> {
     let range = local_port_range()?;
-    let mut address = arena.server(1)?;
-    while range.contains(address.port()) {
-        address = arena.server(1)?;
-    }
+    let drawn = (0..DRAWS).map(|_| arena.server(1));
+    let outside = |address: &SocketAddr| !range.contains(address.port());
+    let found = drawn.flatten().find(outside);
+    let Some(address) = found else {
+        tale.note(format!(
+            "Nor is listening outside of the range: {range} leaves next to nothing."
+        ));
+        return Ok(());
+    };
     tale.action(format!(
         "{PORTS} clients connect, with source ports that the kernel takes; then the server listens on {address}."
     ));
@@ -133,10 +136,10 @@ fn listen_below(arena: &Arena, destination: &TcpListener, tale: &mut Tale) -> an
     Ok(())
 }
 
-fn succeeds(listener: io::Result<TcpListener>, tale: &mut Tale) {
+fn succeeds(listener: Result<TcpListener, CallError>, tale: &mut Tale) {
     let text = match &listener {
         Ok(_) => "bind() and listen() succeed".to_owned(),
-        Err(error) => format!("it fails: {error}"),
+        Err(error) => error.to_string(),
     };
     tale.expect(listener.is_ok(), text, "success");
 }

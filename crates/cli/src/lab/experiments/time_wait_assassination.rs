@@ -12,13 +12,12 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use rollcall_os::clock;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{First, is_at};
 use crate::lab::arena::Arena;
-use crate::lab::sockets::{Pair, Reuse, connect_from, listen};
+use crate::lab::sockets::{Pair, Reuse, connect_from, is_in_use, listen};
 use crate::lab::tale::Tale;
 
 const SWITCH: &str = "net.ipv4.tcp_rfc1337";
@@ -89,9 +88,7 @@ fn assassinate(
         wanted,
     );
     let again = connect_from(source, server, Reuse::Off).err();
-    let is_refused = again
-        .as_ref()
-        .is_some_and(|error| error.is("bind", Errno::EADDRINUSE));
+    let is_refused = is_in_use(again.as_ref());
     tale.expect(
         if is_mortal { again.is_none() } else { is_refused },
         match &again {

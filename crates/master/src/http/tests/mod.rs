@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
 
+use rollcall_os::clock;
 use rollcall_protocol::api::{
     ApiError, EventKind, Health, Presence, Readiness, SlaveDetail, SlaveList,
 };

@@ -1,4 +1,5 @@
 mod claims;
+mod datagrams;
 mod identity;
 mod presence;
 

@@ -43,6 +43,14 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// "tcp" or "udp".
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
     fn sockets(self, filter: &Filter) -> io::Result<Vec<Socket>> {
         match self {
             Self::Tcp => sockets::tcp(filter),
@@ -241,6 +249,7 @@ impl Explanation {
         tracing::error!(
             event = "bind_failed",
             address = %self.address,
+            transport = self.transport.name(),
             errno = error.raw_os_error(),
             cause = self.name(),
             error = %error,

@@ -256,12 +256,14 @@ fn a_link_local_address_needs_its_interface() {
 fn a_udp_socket_that_is_in_the_way_is_named() {
     let holder = UdpSocket::bind(own(0)).unwrap();
     let address = holder.local_addr().unwrap();
-    let error = UdpSocket::bind(address).unwrap_err();
-    let found = explain(Transport::Udp, address, &error);
+    let error = crate::udp::bind(address, &ListenOptions::new(16)).unwrap_err();
+    let error = error.explained();
+    assert!(error.to_string().contains(" (UDP): "), "{error}");
+    let found = error.explanation().unwrap();
     assert_eq!(found.name(), "listener");
-    assert_says(&found, &[&own_pid(), "has a UDP socket on", "already"]);
+    assert_says(found, &[&own_pid(), "has a UDP socket on", "already"]);
     // TCP has ports of its own.
-    let found = explain(Transport::Tcp, address, &error);
+    let found = explain(Transport::Tcp, address, &error.source);
     assert_eq!(found.cause, Cause::Unseen);
 }
 

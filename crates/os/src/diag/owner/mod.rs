@@ -202,7 +202,7 @@ impl fmt::Display for Holder {
                     write!(f, " in unit {unit}")?;
                 }
                 let why = if self.is_hidden {
-                    "its pid is not visible without root"
+                    "its pid is not visible without root or CAP_SYS_PTRACE"
                 } else {
                     "in no process of this PID namespace: of a container, the kernel's own, or just gone"
                 };

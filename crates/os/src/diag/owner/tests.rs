@@ -100,7 +100,7 @@ fn what_is_hidden_is_said_to_be() {
     assert!(hidden.is_hidden && hidden.owner.is_none());
     assert_eq!(
         hidden.to_string(),
-        "a process of user 4000000000 in unit web.service (its pid is not visible without root)"
+        "a process of user 4000000000 in unit web.service (its pid is not visible without root or CAP_SYS_PTRACE)"
     );
     // Root sees all: then it is nowhere to be seen.
     let gone = unseen(foreign(TcpState::Listen), None, true, &names);

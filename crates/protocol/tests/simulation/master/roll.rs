@@ -100,6 +100,15 @@ impl Master {
         world: &mut Surroundings<'_>,
     ) -> Result<(), Refusal> {
         let slave = hello.slave_id[0];
+        let seen = self.seen.entry(slave).or_default();
+        if hello.question != 0 && seen.is_copy(hello.stream, hello.question) {
+            world.oracle.counts.add("questions_known");
+            link.slave = Some(slave);
+            let answer = self.answer_copy(slave, hello);
+            read.answers.push(answer);
+            read.end = Some(Ending::Complete);
+            return Ok(());
+        }
         if let Some(holder) = self.holders.get(&slave)
             && holder.stream != hello.stream
             && world.now.saturating_since(holder.heard) < ANSWERS
@@ -142,6 +151,10 @@ impl Master {
         }
         self.dirty = true;
         link.slave = Some(slave);
+        if hello.question != 0 {
+            let seen = self.seen.entry(slave).or_default();
+            seen.note(hello.stream, hello.question);
+        }
         let holder = Holder {
             connection,
             stream: hello.stream,
@@ -150,7 +163,30 @@ impl Master {
         if self.holders.insert(slave, holder).is_some() {
             world.oracle.counts.add("sessions_taken_over");
         }
-        read.answers.push(Kind::Welcome(Welcome {
+        read.answers.push(self.welcome(marks));
+        Ok(())
+    }
+
+    /// What is answered to a question that was taken in before.
+    fn answer_copy(&self, slave: u8, hello: &Hello) -> Kind {
+        let ledger = &self.ledgers[&slave];
+        let stream = hello.stream;
+        if let Some(sequence) = ledger
+            .mark(stream)
+            .filter(|mark| *mark >= hello.next_sequence)
+        {
+            return Kind::Resync(Resync { stream, sequence });
+        }
+        let marks = hello.pending.iter().filter_map(|pending| {
+            let stream = pending.stream;
+            let sequence = ledger.mark(stream)?;
+            Some(Mark { stream, sequence })
+        });
+        self.welcome(marks.collect())
+    }
+
+    fn welcome(&self, marks: Vec<Mark>) -> Kind {
+        Kind::Welcome(Welcome {
             version: 1,
             master_id: vec![9; 16],
             master_version: "sim".into(),
@@ -159,7 +195,6 @@ impl Master {
             window: self.window,
             back_min_ms: BACK_MS.0,
             back_max_ms: BACK_MS.1,
-        }));
-        Ok(())
+        })
     }
 }

@@ -23,7 +23,14 @@ fn at(seconds: u64) -> Moment {
 
 #[test]
 fn the_reserve_is_a_tenth_and_a_few_ports_are_enough_to_begin() {
-    let cases = [(28_232, 25_409), (100, 90), (20, 18), (10, 8), (3, 1), (1, 1)];
+    let cases = [
+        (28_232, 25_409),
+        (100, 90),
+        (20, 18),
+        (10, 8),
+        (3, 1),
+        (1, 1),
+    ];
     for (usable, budget) in cases {
         assert_eq!(budget_of(usable), budget, "of {usable}");
     }
@@ -47,6 +54,16 @@ fn ports_closed_first_are_counted_for_a_minute() {
 }
 
 #[test]
+fn what_is_over_is_forgotten_whether_or_not_anybody_asks() {
+    let mut budget = budget();
+    for second in 0..1000 {
+        budget.handle_closed_first(destination(), at(second));
+    }
+    let held: usize = budget.closed.values().map(VecDeque::len).sum();
+    assert_eq!(held, 60);
+}
+
+#[test]
 fn another_destination_has_its_own_ports() {
     let mut budget = budget();
     for _ in 0..90 {
@@ -65,14 +82,22 @@ fn it_is_exhausted_until_a_quarter_is_free() {
     for second in 0..90 {
         budget.handle_closed_first(destination(), at(second / 3));
     }
-    assert!(budget.handle_exhausted());
-    assert!(!budget.handle_exhausted(), "told once");
-    // 21 of 90 are free, and 22 are needed.
-    assert!(!budget.handle_unknown(0, at(66)));
+    budget.handle_exhausted(at(30));
+    budget.handle_exhausted(at(31));
+    // Not all of it would be over, if it had been somebody else's.
+    assert!(!budget.handle_unknown(0, at(89)));
     assert!(budget.is_exhausted());
-    assert!(budget.handle_unknown(0, at(67)));
+    assert!(budget.handle_unknown(0, at(90)));
     assert!(!budget.is_exhausted());
-    assert_eq!(budget.port_use(0, at(67)).unwrap().exhaustions, 1);
+    assert_eq!(budget.port_use(0, at(90)).unwrap().exhaustions, 1);
+    for second in 0..90 {
+        budget.handle_closed_first(destination(), at(100 + second / 3));
+    }
+    budget.handle_exhausted(at(100));
+    // 21 of 90 are free, and 22 are needed.
+    assert!(!budget.handle_unknown(0, at(166)));
+    assert!(budget.handle_unknown(0, at(167)));
+    assert_eq!(budget.port_use(0, at(167)).unwrap().exhaustions, 2);
 }
 
 #[test]
@@ -86,7 +111,7 @@ fn the_kernel_knows_better() {
     assert_eq!(budget.port_use(0, at(1)).unwrap().time_wait, 10);
     // Somebody else has the rest.
     assert!(!budget.handle_in_use(95, 0, at(1)));
-    budget.handle_exhausted();
+    budget.handle_exhausted(at(1));
     assert!(!budget.handle_in_use(70, 0, at(2)));
     assert!(budget.handle_in_use(60, 0, at(3)));
 }
@@ -95,7 +120,11 @@ fn the_kernel_knows_better() {
 fn each_source_address_has_the_ports_again() {
     let source = |text: &str| text.parse::<ScopedAddress>().unwrap();
     let outgoing = Outgoing {
-        source_addresses: vec![source("10.0.0.5"), source("10.0.0.6"), source("fe80::5%eth0")],
+        source_addresses: vec![
+            source("10.0.0.5"),
+            source("10.0.0.6"),
+            source("fe80::5%eth0"),
+        ],
         source_ports: "20000-20099".parse().ok(),
         ..Outgoing::default()
     };

@@ -50,16 +50,18 @@ impl Line {
     }
 
     fn to(address: SocketAddr, connector: &Connector) -> Result<Self, ConnectError> {
-        let socket = connector.connect_datagram(address).map_err(|error| match error {
-            OutgoingError::Connect {
-                destination,
-                source,
-            } => ConnectError::Refused {
-                address: destination,
-                source,
-            },
-            error => ConnectError::Source(error),
-        })?;
+        let socket = connector
+            .connect_datagram(address)
+            .map_err(|error| match error {
+                OutgoingError::Connect {
+                    destination,
+                    source,
+                } => ConnectError::Refused {
+                    address: destination,
+                    source,
+                },
+                error => ConnectError::Source(error),
+            })?;
         let open = || {
             udp::forbid_fragments(&socket, address)?;
             UdpSocket::from_std(socket.into())

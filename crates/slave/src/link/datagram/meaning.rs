@@ -7,8 +7,8 @@ use rollcall_protocol::wire::{Ack, ErrorCode, Mark, ToSlave};
 
 use super::line::Line;
 use super::question::Question;
-use crate::link::end::{End, LinkError};
 use crate::link::Link;
+use crate::link::end::{End, LinkError};
 use crate::link::journal::log_resync;
 use crate::spool::SpoolError;
 
@@ -124,7 +124,11 @@ impl Reading<'_> {
         }
         let Mark { stream, sequence } = self.question.sent_before;
         // Only the copy of a question is answered with marks that include what it brought.
-        let sent = self.question.sent.iter().filter(|sent| sent.stream == stream);
+        let sent = self
+            .question
+            .sent
+            .iter()
+            .filter(|sent| sent.stream == stream);
         let sent = sent.map(|sent| sent.sequence).chain([sequence]).max();
         let ahead = |mark: &&Mark| mark.stream == stream && Some(mark.sequence) > sent;
         if let Some(mark) = opened.marks.iter().find(ahead) {
@@ -134,7 +138,7 @@ impl Reading<'_> {
         let link = &mut *self.link;
         let peer = Some(self.line.peer());
         link.journal.opened(self.master, peer, opened, false);
-        link.masters.opened();
+        link.handle_opened();
         link.backoff.handle_up(clock::boot());
         link.told(welcome.back_min_ms, welcome.back_max_ms);
         link.plan_return();

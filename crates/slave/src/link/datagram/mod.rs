@@ -90,10 +90,7 @@ impl Link {
     /// does not fit into a datagram.
     pub(super) async fn ask(&mut self) -> Result<Option<End>, SpoolError> {
         let master = self.masters.current().to_owned();
-        let (connector, patience) = (
-            self.dialer.connector.clone(),
-            self.dialer.connect_timeout,
-        );
+        let (connector, patience) = (self.dialer.connector.clone(), self.dialer.connect_timeout);
         let turn = self.datagrams.turn;
         let opening = Line::open(&master, &connector, turn, patience);
         let line = match self.unless_drained(opening).await {
@@ -119,6 +116,7 @@ impl Link {
                 }
                 Asked::Drained => return Ok(Some(End::Stopped)),
                 Asked::Lost(error) => {
+                    self.spool.acked(question.sent.clone()).await?;
                     if small {
                         // It was not for the size.
                         self.datagrams.narrow_until = None;
@@ -126,7 +124,7 @@ impl Link {
                     return Ok(Some(self.unanswered(error)));
                 }
                 // The kernel has learnt of a narrower path.
-                Asked::TooLarge(owed) if line.room() < room => owed,
+                Asked::TooLarge(_) if line.room() < room => return Ok(None),
                 // It does not say of which. A small question is one that every path takes; where even
                 // that is too large, there is TCP.
                 Asked::TooLarge(_) if small => return Ok(None),
@@ -142,7 +140,7 @@ impl Link {
     /// The next address of the master is asked next time.
     fn unanswered(&mut self, error: LinkError) -> End {
         self.datagrams.turn = self.datagrams.turn.wrapping_add(1);
-        End::Lost { error, open: false }
+        End::Lost { error, open: true }
     }
 
     /// Puts back what could not be told.
@@ -180,7 +178,7 @@ impl Link {
     }
 
     fn tell_large(&mut self, master: &str, bytes: usize, room: usize) {
-        if !std::mem::replace(&mut self.datagrams.told_large, true) {
+        if !std::mem::replace(&mut self.datagrams.told_large, false) {
             tracing::info!(
                 event = "datagram_too_large",
                 master,

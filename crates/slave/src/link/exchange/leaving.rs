@@ -115,11 +115,7 @@ impl Exchange<'_> {
         }
         let now = clock::boot();
         let is_abort = self.link.config.close == Close::Abort && !self.goodbye_said;
-        let waits = if is_abort {
-            Duration::ZERO
-        } else {
-            CLOSE_WAIT
-        };
+        let waits = if is_abort { Duration::ZERO } else { CLOSE_WAIT };
         self.close_by.get_or_insert(now + waits);
         self.aside_at.get_or_insert(now + CLOSE_SOON);
     }

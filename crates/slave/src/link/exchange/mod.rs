@@ -14,11 +14,11 @@ use rollcall_protocol::session::slave::{Opened, Step, clock_offset_ms, payload_b
 use rollcall_protocol::wire::{Ack, ErrorCode, Mark, ToSlave, to_master::Kind};
 use tokio::sync::watch;
 
+use super::Link;
 use super::connection::{Connection, Io};
 use super::end::{End, LinkError};
 use super::feed::Feed;
 use super::journal::log_resync;
-use super::Link;
 use crate::spool::SpoolError;
 use leaving::PORTS_ASKED_EVERY;
 
@@ -239,10 +239,9 @@ impl<'a> Exchange<'a> {
     }
 
     fn closed(&self) -> End {
-        if self.session.is_open() && self.session.in_flight() == 0 {
-            if self.goodbye_said || self.per_message {
-                return self.done();
-            }
+        let is_all_acked = self.session.is_open() && self.session.in_flight() == 0;
+        if is_all_acked && (self.goodbye_said || self.per_message) {
+            return self.done();
         }
         self.lost(LinkError::Closed)
     }
@@ -319,7 +318,7 @@ impl<'a> Exchange<'a> {
             .journal
             .opened(&self.master, peer, &opened, !per_message);
         self.begin_life(now);
-        self.link.masters.opened();
+        self.link.handle_opened();
         self.link.backoff.handle_up(now);
         let welcome = &opened.welcome;
         self.link.told(welcome.back_min_ms, welcome.back_max_ms);

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use rollcall_os::clock;
 use rollcall_protocol::wire::{self, Mode};
 
 use super::per_message;
+use crate::link::exchange::CLOSE_WAIT;
 use crate::link::fake::{FakeMaster, Rig, config, soon};
 use crate::link::{Close, LinkConfig};
 
@@ -93,6 +95,7 @@ async fn the_next_message_does_not_wait_for_a_close_that_does_not_come() {
     let master = FakeMaster::start().await;
     let mut rig = Rig::with_config(per_message(&[&master]));
     rig.start();
+    let begun = clock::boot();
     let mut open = Vec::new();
     for sequence in 1..=3 {
         rig.append(1).await;
@@ -104,6 +107,8 @@ async fn the_next_message_does_not_wait_for_a_close_that_does_not_come() {
         open.push(session);
     }
     rig.settled().await;
+    let took = clock::boot().saturating_since(begun);
+    assert!(took < CLOSE_WAIT, "{took:?}");
     // Each of them is closed by the slave in the end, and counted.
     for mut session in open {
         assert!(session.next().await.is_none());

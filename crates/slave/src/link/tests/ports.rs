@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use rollcall_os::outgoing::Outgoing;
-use rollcall_protocol::wire::{ErrorCode, Mode, to_slave, self};
+use rollcall_protocol::wire::{self, ErrorCode, Mode, to_slave};
 
 use super::per_message;
 use crate::link::fake::{FakeMaster, FakeSession, Rig, soon};
@@ -51,6 +51,7 @@ async fn it_falls_back_to_one_connection_within_its_budget() {
     let mut sequence = 0;
     let (mut session, hello) = loop {
         sequence += 1;
+        assert!(sequence < 20, "it goes on per message");
         rig.append(1).await;
         let (session, hello) = master.accept().await;
         if hello.mode() == Mode::Pooled {
