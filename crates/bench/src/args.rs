@@ -7,11 +7,17 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rollcall_os::units;
+use rollcall_protocol::backoff::BackoffLimits;
 use rollcall_protocol::limits::{INTERVAL_MAX, INTERVAL_MIN, WINDOW_MAX};
 use rollcall_protocol::wire;
 
 use crate::baseline;
 use crate::load::{Bound, Close, Fleet, Plan, Replay};
+
+/// The first pause before a reconnect is drawn from zero to this.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// A session that has stayed up for this long has pauses start small again.
+const RETRY_RESET_AFTER: Duration = Duration::from_secs(2);
 
 /// Simulates a fleet of slaves against a master and measures it.
 ///
@@ -128,6 +134,9 @@ pub(crate) struct Run {
     /// How long to go on with no ack at all, or with no connection at the start.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub(crate) patience: units::Duration,
+    /// The longest pause before a reconnect, and more by half, where the master says nothing of its own.
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub(crate) retry_longest: units::Duration,
     /// Write a line of JSON per slave to this file at the end: what was made and what was acked.
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
@@ -194,6 +203,11 @@ impl Run {
             fleet: Fleet {
                 run: format!("{:06x}", fastrand::u32(..1 << 24)),
                 interval_ms: self.interval_ms(),
+                backoff: BackoffLimits {
+                    base: RETRY_FIRST.min(self.retry_longest.get()),
+                    cap: self.retry_longest.get(),
+                    reset_after: RETRY_RESET_AFTER,
+                },
             },
             in_flight: if idle { 1 } else { self.in_flight },
             rate: self.rate,

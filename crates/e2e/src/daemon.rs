@@ -38,11 +38,21 @@ impl Daemon {
         arguments: impl IntoIterator<Item = A>,
         folder: &Path,
     ) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Self::spawn_command(name, command, folder)
+    }
+
+    /// The same for a command that is not only a program and its arguments.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    #[track_caller]
+    pub fn spawn_command(name: &str, mut command: Command, folder: &Path) -> Self {
         let paths = ["log", "err"].map(|ending| folder.join(format!("{name}.{ending}")));
         let [log, stderr] = paths.each_ref().map(|path| Log::at_end_of(path));
-        let start = || -> io::Result<Child> {
-            Command::new(program)
-                .args(arguments)
+        let mut start = || -> io::Result<Child> {
+            command
                 .env_remove("ROLLCALL_MASTER")
                 .stdin(Stdio::null())
                 .stdout(append(&paths[0])?)
@@ -56,7 +66,7 @@ impl Daemon {
                 log,
                 stderr,
             },
-            Err(error) => panic!("can't start {}: {error}", program.display()),
+            Err(error) => panic!("can't start {command:?}: {error}"),
         }
     }
 

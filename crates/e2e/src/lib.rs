@@ -10,12 +10,14 @@
 //!   peer       speaks the wire protocol, rightly or wrongly
 //!   bench      runs rollcall-bench
 //!   disk       a small file system that can be filled
+//!   machine    a booted systemd in a container
 //!   image      a file system that can be frozen, turned read-only and limited by a quota
 //!   netns      network namespaces of a test's own
 //!   relay      something between slave and master that keeps the master's close back
 //!   site       two hosts with a cable between them
 //!   faults     kills and failures at system calls, damaged files, and those who check
 //!   source     the repository's own files
+//!   supervisor plays the service manager: holds descriptors from one start of a daemon to the next
 //! ```
 //!
 //! Nothing here sleeps and hopes: whatever is waited for is polled for, with a limit, and named when
@@ -23,7 +25,7 @@
 //! that a test started are ended, by their pid.
 //!
 //! Environment: `ROLLCALL_E2E_BIN_DIR` has programs that are built already, for example
-//! `target/release`. `ROLLCALL_CI_STRICT=1` makes tests fail that would be skipped for want of root
+//! `target/release`; `ROLLCALL_E2E_PACKAGES` has packages, for example `target/debian`. `ROLLCALL_CI_STRICT=1` makes tests fail that would be skipped for want of root
 //! or of check plugins. `ROLLCALL_RESTARTS` is how often tests/restarts.rs kills the master (20).
 //! `UPDATE_DOCS=1` has tests/docs.rs write `docs/configuration.md` anew.
 #![forbid(unsafe_code)]
@@ -39,6 +41,7 @@ pub mod events;
 pub mod faults;
 pub mod image;
 pub mod log;
+pub mod machine;
 pub mod master;
 pub mod netns;
 pub mod peer;
@@ -48,6 +51,7 @@ pub mod site;
 pub mod skip;
 pub mod slave;
 pub mod source;
+pub mod supervisor;
 pub mod wait;
 
 pub use api::Api;
@@ -58,4 +62,5 @@ pub use netns::Namespace;
 pub use peer::Peer;
 pub use site::Site;
 pub use slave::Slave;
+pub use supervisor::Supervisor;
 pub use wait::wait_until;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rollcall_protocol::api::SlaveRow;
 
@@ -11,6 +12,7 @@ use crate::binaries;
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::ports::Reservation;
+use crate::supervisor::Supervisor;
 use crate::wait::{PATIENCE, poll_until, wait_until};
 
 /// A master. Dropping it kills it.
@@ -77,17 +79,29 @@ impl Master {
     /// If it can't be started.
     #[track_caller]
     pub fn spawn(&mut self) {
+        let command = Command::new(binaries::path(binaries::MASTER));
+        self.spawn_by(command);
+    }
+
+    /// The same under a `supervisor`, which holds descriptors for it. What ran before is waited for
+    /// first, as a service manager does.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    #[track_caller]
+    pub fn spawn_under(&mut self, supervisor: &Supervisor) {
+        drop(self.daemon.take());
+        self.spawn_by(supervisor.command(&binaries::path(binaries::MASTER)));
+    }
+
+    fn spawn_by(&mut self, mut command: Command) {
         let before = self.daemon.take();
         self.config.write(&self.config_file());
-        let path = self.config_file();
-        let arguments = [
-            "--config".as_ref(),
-            path.as_os_str(),
-            "--log-format".as_ref(),
-            "json".as_ref(),
-        ];
-        let program = binaries::path(binaries::MASTER);
-        self.daemon = Some(Daemon::spawn(&self.name, &program, arguments, &self.folder));
+        command
+            .arg("--config")
+            .arg(self.config_file())
+            .args(["--log-format", "json"]);
+        self.daemon = Some(Daemon::spawn_command(&self.name, command, &self.folder));
         // Only now: the successor comes while the old process may still be dying.
         drop(before);
     }
@@ -144,6 +158,26 @@ impl Master {
             Some(row) => row,
             None => panic!("waited {PATIENCE:?} for {slave} to be {what}; it is {last:#?}"),
         }
+    }
+
+    /// Waits until these are the new states of a slave's presence, oldest first. That a slave has left
+    /// is told an interval after its goodbye.
+    ///
+    /// # Panics
+    /// If they are not, with those that were seen last.
+    #[track_caller]
+    pub fn wait_for_presences(&self, slave: &str, presences: &[&str]) {
+        let api = self.api();
+        let mut last = None;
+        let found = poll_until(PATIENCE, || {
+            last = Some(api.presences(slave));
+            let seen = last.as_ref()?.as_ref().ok()?;
+            (seen == presences).then_some(())
+        });
+        assert!(
+            found.is_some(),
+            "waited {PATIENCE:?} for {slave} to have been {presences:?}; it was {last:?}"
+        );
     }
 
     /// Waits until `/readyz` has this status, and returns the reason that it gives.

@@ -49,6 +49,11 @@ fn sighup_adds_and_removes_listeners_and_disturbs_nobody() {
     let (stays, reservations) = (master.address(), [(); 3].map(|()| Reservation::new()));
     let [goes, comes, held] = reservations.each_ref().map(Reservation::address);
     set_addresses(&mut master, &[stays, goes]);
+    // "up" for as long as the test takes, whatever the machine is busy with.
+    master
+        .config
+        .set("presence.late_after", 60.0)
+        .set("presence.missing_after", 120.0);
     master.start();
     let mut slave = Slave::new(folder.path(), "web-1", &[stays], "100ms");
     slave.start();

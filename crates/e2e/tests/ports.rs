@@ -22,7 +22,7 @@ const REPORTS_BY_DEFAULT: u64 = 60_000;
 /// As many connections at a time as it takes for group commits to be worth it.
 const SLAVES: u32 = 256;
 /// For each report, on a machine that is very busy.
-const MICROS_PER_REPORT: u64 = 2000;
+const MICROS_PER_REPORT: u64 = 4000;
 const LIMIT_AT_LEAST: Duration = Duration::from_secs(60);
 
 fn reports() -> u64 {

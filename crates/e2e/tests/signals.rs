@@ -42,6 +42,10 @@ fn a_master_drains_and_ends_with_0() {
             "{goodbye:?}"
         );
         peer.await_close().expect("the end");
+        match silent.receive().expect("a message") {
+            Some(to_slave::Kind::Goodbye(goodbye)) => assert_eq!(goodbye.marks, []),
+            other => panic!("no Goodbye: {other:?}"),
+        }
         silent.await_close().expect("the end");
         drop((peer, silent));
         let status = master.wait(PATIENCE);

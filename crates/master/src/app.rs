@@ -5,19 +5,23 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use rollcall_os::clock;
 use rollcall_os::exit::{Exit, ExitError, ExitWith};
 use rollcall_os::log::{self, LogHandle};
+use rollcall_os::parking;
 use rollcall_os::signal::{Signal, Signals};
 use rollcall_os::socket::ListenOptions;
 use rollcall_os::systemd::notify::Manager;
+use rollcall_os::systemd::store::{self as descriptors, Inherited};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::adoption::{self, Parking};
 use crate::args::Args;
 use crate::config::Config;
 use crate::datagram::{self, Datagrams};
@@ -38,6 +42,11 @@ const QUESTIONS_MAX: usize = 16;
 /// why they are not let in.
 const DESCRIPTORS_RESERVED: u64 = 704;
 
+/// Before the connections are left to the next process, those that can't be parked have so many looks
+/// to finish.
+const LOOKS_MAX: u32 = 50;
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Runs the daemon to its end.
 ///
 /// # Errors
@@ -52,10 +61,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.verify_store {
         return verify_store(&config);
     }
+    // The environment may be changed as long as there is one thread.
+    let inherited = Inherited::take();
     let level = args.log_level.unwrap_or(config.log_level);
     let log = log::init(args.log_format.or(config.log_format), level)?;
     log::log_panics();
-    rollcall_os::runtime::run(serve(args, config, &log))
+    rollcall_os::runtime::run(serve(args, config, &log, inherited))
 }
 
 /// Prints what is in the store and whether it is sound.
@@ -73,7 +84,12 @@ fn verify_store(config: &Config) -> anyhow::Result<()> {
     Err(ExitError::new(Exit::Store, error).into())
 }
 
-async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
+async fn serve(
+    args: &Args,
+    config: Config,
+    log: &LogHandle,
+    inherited: Inherited,
+) -> anyhow::Result<()> {
     let signals = Signals::new().context("can't handle signals")?;
     let mut manager = Manager::find();
     let rules = within_limits(config.listen.clone())?;
@@ -101,9 +117,20 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         reactor: Rc::clone(&reactor),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
+        shut: CancellationToken::new(),
         admission: Admission::new(&rules),
     };
-    let listeners = Listeners::start(accepting.clone(), config.sockets, &rules)
+    for name in inherited.strange {
+        tracing::warn!(
+            event = "descriptor_strange",
+            name,
+            "the service manager has passed a descriptor that is of no use here"
+        );
+    }
+    // Before anybody new is let in, who may be the slave of an older connection.
+    adoption::adopt(&accepting, inherited.ends);
+    let open = listener::Inherited::new(inherited.listeners, reactor.parking());
+    let listeners = Listeners::start(accepting.clone(), config.sockets, &rules, open)
         .await
         .exit_with(Exit::Bind)?;
     let (rules, changed_rules) = watch::channel(rules);
@@ -224,12 +251,18 @@ impl Run<'_> {
         };
         let drained = match ended {
             Ok(signal) => {
+                let hands_over = self.reactor.parking().hand_over(signal);
                 tracing::info!(
                     event = "master_stopping",
                     signal,
-                    "the master says goodbye to its slaves"
+                    hands_over,
+                    "the master ends"
                 );
-                self.manager.stopping("saying goodbye to the slaves");
+                self.manager.stopping(if hands_over {
+                    "leaving the connections to the next process"
+                } else {
+                    "saying goodbye to the slaves"
+                });
                 tokio::select! {
                     failure = &mut committing => Err(failure),
                     drained = tokio::time::timeout(config.shutdown_deadline, self.drain()) => Ok(drained.is_ok()),
@@ -243,12 +276,31 @@ impl Run<'_> {
         })
     }
 
-    /// Every connection is told goodbye, and what has arrived becomes durable.
+    /// Every connection is told goodbye, but for those that the next process goes on with, and what has
+    /// arrived becomes durable.
     async fn drain(&self) {
-        self.accepting.stop.cancel();
-        self.accepting.tasks.close();
-        self.accepting.tasks.wait().await;
+        let Accepting {
+            tasks, shut, stop, ..
+        } = &self.accepting;
+        let parking = self.reactor.parking();
+        shut.cancel();
+        let mut looks = if parking.is_handing_over() {
+            LOOKS_MAX
+        } else {
+            0
+        };
+        // Whoever is about to say Hello, or has a message to deliver, is let finish.
+        while looks > 0 && tasks.len() > parking.len() {
+            tokio::time::sleep(LOOK_EVERY).await;
+            looks -= 1;
+        }
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
         self.reactor.durable().await;
+        if !parking.is_handing_over() {
+            parking.dissolve();
+        }
     }
 
     fn reload(&self, config: &mut Config) {
@@ -350,6 +402,7 @@ fn restore(
         loaded.master_id,
         publication,
     );
+    let reactor = reactor.with_parking(Parking::new(descriptors::Store::find()));
     Ok((Rc::new(reactor), readers))
 }
 
@@ -378,7 +431,13 @@ fn serve_http(
 fn within_limits(mut rules: Rules) -> anyhow::Result<Rules> {
     let files =
         rollcall_os::limits::raise_open_files().context("can't raise the limit of open files")?;
-    let room = usize::try_from(files.saturating_sub(DESCRIPTORS_RESERVED))
+    // The shards in which connections are parked have to be open, too.
+    let shards = match descriptors::Store::find() {
+        Some(_) => parking::shard_descriptors(files),
+        None => 0,
+    };
+    let reserved = DESCRIPTORS_RESERVED.saturating_add(shards);
+    let room = usize::try_from(files.saturating_sub(reserved))
         .unwrap_or(usize::MAX)
         .max(16);
     let configured = rules.connections_max;

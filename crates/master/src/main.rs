@@ -7,6 +7,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod adoption;
 mod app;
 mod args;
 mod config;

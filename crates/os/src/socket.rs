@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rollcall_protocol::limits::FRAME_BYTES_MAX;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::diag::bind::{self, Explanation, Transport};
@@ -235,6 +235,19 @@ fn receive(socket: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result
             Err(Errno::INTR) => {}
             // With MSG_TRUNC the second number may exceed the buffer on datagram sockets only.
             received => return received.map(|(_, bytes)| bytes).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Writes what the kernel has room for, without waiting, and returns how much that was.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; otherwise the connection is broken.
+pub fn write_now(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match send(&socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Err(Errno::INTR) => {}
+            sent => return sent.map_err(io::Error::from),
         }
     }
 }

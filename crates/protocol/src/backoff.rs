@@ -18,8 +18,8 @@ pub struct BackoffLimits {
 /// Backoff with jitter: the first pause is drawn from zero to `base`, so that slaves that lost their
 /// master together do not come back together; a later one from a quarter to the whole of the time for
 /// which there has been no master, so that pauses grow exponentially and all slaves are back, evenly
-/// spread, within as long again as the master was away. From the cap on the pause is drawn from half
-/// of it to one and a half.
+/// spread, within as long again as the master was away. At the cap the pause is drawn from half of it to
+/// one and a half, and grows no more.
 ///
 /// A window that the master has told stands for `base` until the next session: slaves whose first
 /// attempt was too early do not come in a narrower stream than those that have met the master.
@@ -95,7 +95,7 @@ impl Backoff {
         let BackoffLimits { base, cap, .. } = self.limits;
         let away = now.saturating_since(self.down_since);
         let bound = away.max(self.spread).max(base);
-        if bound >= cap {
+        if bound >= cap * 3 / 2 {
             return cap / 2 + share(cap, random);
         }
         let least = if self.attempts == 0 {
@@ -149,7 +149,7 @@ mod tests {
         let mut longest = Backoff::new(LIMITS);
         assert_eq!(
             pauses_ms(&mut longest, 10, u64::MAX),
-            [99, 99, 199, 399, 799, 1599, 3199, 6399, 14_999, 14_999]
+            [99, 99, 199, 399, 799, 1599, 3199, 6399, 12_799, 14_999]
         );
         let half = 1 << 63;
         let mut middling = Backoff::new(LIMITS);

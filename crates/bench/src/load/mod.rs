@@ -165,7 +165,7 @@ impl<'a> Load<'a> {
             .modes
             .iter()
             .zip(0..)
-            .map(|(mode, index)| Slave::new(index, *mode));
+            .map(|(mode, index)| Slave::new(index, *mode, plan.fleet.backoff));
         let mut slaves: Vec<_> = slaves.collect();
         let mut tally = Tally::new();
         if let Some(Replay {

@@ -19,13 +19,6 @@ use rollcall_protocol::wire::{
 
 use super::tally::{ErrorKind, Tally};
 
-/// Pauses before a reconnect, where the master says nothing of its own.
-const BACKOFF: BackoffLimits = BackoffLimits {
-    base: Duration::from_millis(50),
-    cap: Duration::from_secs(1),
-    reset_after: Duration::from_secs(2),
-};
-
 /// Why a session can't go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -47,6 +40,8 @@ pub(crate) struct Fleet {
     pub(crate) run: String,
     /// The interval that is announced.
     pub(crate) interval_ms: u32,
+    /// Pauses before a reconnect, where the master says nothing of its own.
+    pub(crate) backoff: BackoffLimits,
 }
 
 /// A simulated slave.
@@ -91,7 +86,7 @@ pub(crate) struct Slave {
 
 impl Slave {
     /// A slave that has made no report yet, with a random id and stream.
-    pub(crate) fn new(index: u32, mode: Mode) -> Self {
+    pub(crate) fn new(index: u32, mode: Mode, backoff: BackoffLimits) -> Self {
         Self {
             index,
             id: fastrand::u128(..).to_be_bytes(),
@@ -113,7 +108,7 @@ impl Slave {
             ever_welcomed: false,
             wishes: false,
             lost_at: None,
-            backoff: Backoff::new(BACKOFF),
+            backoff: Backoff::new(backoff),
         }
     }
 
@@ -306,6 +301,10 @@ impl Slave {
             Some(to_slave::Kind::Ack(ack)) => self.handle_ack(ack, now, tally),
             Some(to_slave::Kind::Welcome(welcome)) => self.handle_welcome(&welcome, now, tally),
             Some(to_slave::Kind::Goodbye(goodbye)) => self.handle_goodbye(&goodbye, now, tally),
+            Some(to_slave::Kind::ComeBack(come_back)) => {
+                self.told_to_return(come_back.back_min_ms, come_back.back_max_ms);
+                Ok(())
+            }
             Some(to_slave::Kind::Resync(resync)) => self.handle_resync(resync),
             Some(to_slave::Kind::Error(error)) => Err(self.handle_error(&error, tally)),
             // A kind of a newer minor version, or one for datagrams.
@@ -325,9 +324,7 @@ impl Slave {
 
     /// A per-message connection has ended as it should.
     pub(crate) fn finished(&mut self) {
-        if self.backoff.attempts() > 0 {
-            self.backoff = Backoff::new(BACKOFF);
-        }
+        self.backoff.handle_done();
     }
 
     fn handle_welcome(

@@ -80,6 +80,10 @@ pub(super) struct ReuseRule {
     pub(super) delay_ms: u32,
 }
 
+/// Connections from so many peers on one port are those of a server: few programs bind their source
+/// port, and have so many destinations.
+const SERVER_LIKE: usize = 8;
+
 /// TIME_WAIT, a constant in the kernel (TCP_TIMEWAIT_LEN).
 pub(super) const TIME_WAIT_MS: u32 = 60_000;
 
@@ -128,7 +132,8 @@ impl Traffic {
             .filter(is_bound)
             .map(|socket| socket.local.port())
             .collect();
-        let is_outgoing = |socket: &Socket| !bound.contains(&socket.local.port());
+        let ends = Ends::count(all(), &bound);
+        let is_outgoing = |socket: &Socket| ends.is_outgoing(socket);
         let mut destinations = Destinations::new(ports, &bound, reuse);
         for socket in remnants.iter().filter(|socket| is_outgoing(socket)) {
             destinations.add(socket, None);
@@ -150,6 +155,37 @@ impl Traffic {
             .iter()
             .map(|listener| listener.address.port())
             .collect()
+    }
+}
+
+/// How often each end of a connection occurs: the one that occurs more often is the server's.
+struct Ends<'a> {
+    bound: &'a HashSet<u16>,
+    local: HashMap<SocketAddr, usize>,
+    remote: HashMap<SocketAddr, usize>,
+}
+
+impl<'a> Ends<'a> {
+    fn count<'s>(sockets: impl Iterator<Item = &'s Socket>, bound: &'a HashSet<u16>) -> Self {
+        let (mut local, mut remote) = (HashMap::new(), HashMap::new());
+        for socket in sockets {
+            *local.entry(socket.local).or_default() += 1;
+            *remote.entry(socket.remote).or_default() += 1;
+        }
+        Self {
+            bound,
+            local,
+            remote,
+        }
+    }
+
+    /// Whether a connection was made from here. Those that a listener accepted have its port; so do
+    /// those that are left of one that has ended, which many clients had then.
+    fn is_outgoing(&self, socket: &Socket) -> bool {
+        let here = self.local.get(&socket.local).copied().unwrap_or(0);
+        let there = self.remote.get(&socket.remote).copied().unwrap_or(0);
+        let is_of_a_server = here >= SERVER_LIKE && here > there;
+        !self.bound.contains(&socket.local.port()) && !is_of_a_server
     }
 }
 
@@ -357,6 +393,32 @@ mod tests {
         assert_eq!((second.time_wait, second.left), (1, 98));
         assert_eq!(traffic.users[0].sockets, 2);
         assert_eq!(traffic.users[0].close_wait, 1);
+    }
+
+    #[test]
+    fn what_a_listener_that_has_ended_left_is_no_destination() {
+        let left = |client: u16| {
+            let remote = format!("10.0.0.7:{client}");
+            socket(TcpState::TimeWait, "10.0.0.1:40010", &remote)
+        };
+        let mut remnants: Vec<_> = (50_000..50_020).map(left).collect();
+        remnants.push(socket(TcpState::TimeWait, "10.0.0.1:40000", "10.0.0.9:80"));
+        let traffic = Traffic::new(&remnants, &[], &ports(), REUSE);
+        assert_eq!(traffic.destinations.len(), 1, "{:#?}", traffic.destinations);
+        // Source ports that many destinations share are no server's: each of these has more of them.
+        let made = |at: u16| {
+            let local = format!("10.0.0.1:{}", 40_000 + at % 30);
+            let remote = format!("10.0.0.9:{}", 80 + at / 30);
+            socket(TcpState::TimeWait, &local, &remote)
+        };
+        let remnants: Vec<_> = (0..300).map(made).collect();
+        let traffic = Traffic::new(&remnants, &[], &ports(), REUSE);
+        assert_eq!(
+            traffic.destinations.len(),
+            10,
+            "{:#?}",
+            traffic.destinations
+        );
     }
 
     #[test]

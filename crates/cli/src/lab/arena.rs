@@ -154,7 +154,10 @@ impl Arena {
         let port = if self.is_own() {
             SERVER + nth
         } else {
-            let taken = used_ports()?;
+            // Also no client may have it, of whom something could be left that looks like ours.
+            let sockets = listed(&Filter::default())?;
+            let ends = |socket: &Socket| [socket.local.port(), socket.remote.port()];
+            let taken: HashSet<u16> = sockets.iter().flat_map(ends).collect();
             let ports = (0..DRAWS).map(|_| fastrand::u16(SERVERS));
             let mut free =
                 ports.filter(|port| !taken.contains(port) && !self.range().contains(*port));
@@ -267,6 +270,7 @@ fn listed(filter: &Filter) -> anyhow::Result<Vec<Socket>> {
     sockets::tcp(filter).context("the kernel does not list its sockets (sock_diag)")
 }
 
+/// Every port at this host's end of a socket.
 fn used_ports() -> anyhow::Result<HashSet<u16>> {
     let all = listed(&Filter::default())?;
     Ok(all.iter().map(|socket| socket.local.port()).collect())
@@ -278,7 +282,7 @@ fn free_window() -> anyhow::Result<u16> {
     let used = used_ports()?;
     let all: Vec<u16> = ports.range().ports().collect();
     let is_free = |port: &u16| ports.contains(*port) && !used.contains(port);
-    let windows = all.chunks_exact(usize::from(PORTS));
+    let windows = all.windows(usize::from(PORTS));
     let free: Vec<_> = windows
         .filter(|window| window.iter().all(is_free))
         .collect();

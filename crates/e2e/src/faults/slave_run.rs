@@ -76,10 +76,7 @@ impl SlaveRun {
         let before = self.collector.record().own;
         let mut daemon = self.start(Some(trace));
         self.let_it_send(&mut daemon, before, |_| true);
-        if daemon.ended().is_none() {
-            daemon.signal(Signal::TERM);
-        }
-        let status = daemon.wait(PATIENCE);
+        let status = strace::insist_on_end(&mut daemon);
         (self.collector.record(), status)
     }
 

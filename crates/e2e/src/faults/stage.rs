@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use anyhow::{Context, ensure};
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::End;
@@ -104,7 +103,9 @@ impl Stage {
         let mut daemon = strace::spawn("master", &program, &config, folder, trace);
         let ready = wait_until(PATIENCE, "the master to be ready or to end", || {
             let ended = daemon.ended().is_some();
-            let ready = !daemon.log().events("master_ready").is_empty();
+            // The fault may be that the line is lost.
+            let told = !daemon.log().events("master_ready").is_empty();
+            let ready = told || master.api().ready().is_ok_and(|(status, _)| status == 200);
             (ended || ready).then_some(ready)
         });
         let played = if ready {
@@ -114,10 +115,11 @@ impl Stage {
         };
         // A master that is dying has this long to do so by itself.
         let goes_on = played.is_ok() || crate::wait::poll_until(DYING, || daemon.ended()).is_none();
-        if goes_on && daemon.ended().is_none() {
-            daemon.signal(Signal::TERM);
-        }
-        let status = daemon.wait(PATIENCE);
+        let status = if goes_on {
+            strace::insist_on_end(&mut daemon)
+        } else {
+            daemon.wait(PATIENCE)
+        };
         Run {
             master,
             fleet,

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::daemon::Daemon;
 use crate::skip::skip_loudly;
+use crate::wait::{PATIENCE, poll_until};
 
 /// The calls at which a daemon is killed: all that put something where somebody else can see it, or
 /// take it from there, and the wait in between.
@@ -228,6 +232,24 @@ fn name_of(line: &str) -> Option<(&str, &str)> {
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     is_name.then_some((thread, name))
+}
+
+/// Asks a daemon to end until it does: a fault may hit the very call by which its signal handler
+/// wakes it.
+///
+/// # Panics
+/// If it does not end.
+pub fn insist_on_end(daemon: &mut Daemon) -> ExitStatus {
+    let tries = 4;
+    for _ in 0..tries {
+        if daemon.ended().is_none() {
+            daemon.signal(Signal::TERM);
+        }
+        if let Some(status) = poll_until(PATIENCE / tries, || daemon.ended()) {
+            return status;
+        }
+    }
+    daemon.wait(Duration::ZERO)
 }
 
 #[cfg(test)]

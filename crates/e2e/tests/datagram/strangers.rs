@@ -1,9 +1,10 @@
 //! What a master does for those that nobody knows: little, and never more than they have sent.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use rollcall_e2e::peer::{Identity, frame};
+use rollcall_e2e::skip::skip_loudly;
 use rollcall_e2e::wait::{PATIENCE, poll_until, watch_for};
 use rollcall_e2e::wait_until;
 use rollcall_protocol::datagram::open_answer;
@@ -23,10 +24,10 @@ struct Asker {
 
 impl Asker {
     fn new(master: SocketAddr) -> Self {
-        Self::from(Ipv4Addr::LOCALHOST, master)
+        Self::from(Ipv4Addr::LOCALHOST.into(), master)
     }
 
-    fn from(source: Ipv4Addr, master: SocketAddr) -> Self {
+    fn from(source: IpAddr, master: SocketAddr) -> Self {
         let socket = UdpSocket::bind((source, 0)).expect("a socket");
         socket.connect(master).expect("a socket");
         socket.set_nonblocking(true).expect("a socket");
@@ -269,7 +270,7 @@ fn an_address_that_floods_is_dropped_unread_and_others_notice_nothing() {
     slave.start();
     master.wait_for_row("web-1", "up", |row| row.sequence >= 2);
     let began = rollcall_os::clock::boot();
-    let flooder = Asker::from(Ipv4Addr::new(127, 0, 0, 2), master.address());
+    let flooder = Asker::from(Ipv4Addr::new(127, 0, 0, 2).into(), master.address());
     for number in 0..FLOOD {
         let stranger = identity(&format!("stranger-{number}"));
         flooder.ask(&ordinary(&stranger, 1));
@@ -312,6 +313,35 @@ fn a_wildcard_answers_from_the_address_that_was_asked() {
         let asker = Asker::new(asked);
         let answer = asker.answer_to(&ordinary(&identity(&format!("host-{host}")), 3), 3);
         assert_eq!(answer.len(), 2, "{answer:?}");
+    }
+}
+
+/// "[::]" for both families: an IPv4 peer is shown as one.
+#[test]
+fn a_dual_stack_wildcard_answers_both_families() {
+    if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        return skip_loudly("datagrams over IPv6", "this host has no IPv6");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut master = master(folder.path());
+    let port = master.address().port();
+    master
+        .config
+        .set("listen.datagram", vec![format!("[::]:{port}")])
+        .set("listen.ipv6_only", false)
+        .set("tls.mode", "off");
+    master.start();
+    for (name, asked, source) in [
+        ("six", "::1", IpAddr::from(Ipv6Addr::LOCALHOST)),
+        ("four", "127.0.0.9", Ipv4Addr::LOCALHOST.into()),
+    ] {
+        let asked: IpAddr = asked.parse().expect("an address");
+        let asker = Asker::from(source, (asked, port).into());
+        let answer = asker.answer_to(&ordinary(&identity(name), 3), 3);
+        assert_eq!(answer.len(), 2, "{answer:?}");
+        let row = master.wait_for_row(name, "on the roll", |row| row.peer.is_some());
+        let peer: SocketAddr = row.peer.expect("a peer").parse().expect("an address");
+        assert_eq!(peer.ip(), source);
     }
 }
 

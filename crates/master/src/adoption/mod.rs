@@ -20,12 +20,12 @@ mod sessions;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use prost::Message;
 use rollcall_os::clock;
-use rollcall_os::parking::{Keeper, Lot, ParkError, Place};
+use rollcall_os::parking::{Keeper, Lot, ParkError, Parked, Place};
 use rollcall_os::systemd::store::Store;
 use rollcall_protocol::Moment;
 
@@ -65,16 +65,24 @@ impl Parking {
         }
     }
 
+    /// What lies in the shards whose `ends` this process was started with. It stays parked.
+    fn take_over(&self, ends: Vec<(String, OwnedFd)>) -> Vec<Parked> {
+        let mut lot = self.lot.borrow_mut();
+        let Some(lot) = lot.as_mut() else {
+            return Vec::new();
+        };
+        lot.adopt(ends, |shard, error| {
+            tracing::error!(event = "shard_lost", shard, error = %error, "parked connections can't be read, and their slaves connect anew; if it says open files, raise LimitNOFILE");
+        })
+    }
+
     /// Parks the connection of `session`. `None` if it can't be, which was told.
     pub(crate) fn park(&self, socket: BorrowedFd<'_>, session: &ParkedSession) -> Option<Place> {
-        let mut lot = self.lot.borrow_mut();
-        match lot.as_mut()?.park(socket, &session.encode_to_vec()) {
-            Ok(place) => Some(place),
-            Err(error) => {
-                self.tell(&error);
-                None
-            }
-        }
+        let parked = match self.lot.borrow_mut().as_mut() {
+            Some(lot) => lot.park(socket, &session.encode_to_vec()),
+            None => return None,
+        };
+        parked.map_err(|error| self.tell(&error)).ok()
     }
 
     /// The connection at `place` has ended, and was shut down.
@@ -96,10 +104,12 @@ impl Parking {
         self.lot.borrow().as_ref().map_or(0, Lot::len)
     }
 
-    /// The process is to end, and its successor goes on with what is parked. Returns whether there is
-    /// anybody who keeps it.
-    pub(crate) fn hand_over(&self) -> bool {
-        self.handing_over.set(self.lot.borrow().is_some());
+    /// The process is to end because of `signal`. Returns whether its successor goes on with what is
+    /// parked: after SIGTERM, which a restart sends, if there is anybody who keeps it. Whoever stops it
+    /// for good, and knows, sends SIGINT.
+    pub(crate) fn hand_over(&self, signal: &str) -> bool {
+        let keeps = self.lot.borrow().is_some();
+        self.handing_over.set(keeps && signal == "SIGTERM");
         self.handing_over.get()
     }
 
@@ -110,7 +120,8 @@ impl Parking {
 
     /// Has the service manager hold a listener that this process has bound.
     pub(crate) fn keep_listener(&self, address: SocketAddr, socket: &TcpListener) {
-        let Some(store) = self.store else {
+        // The next process would not know a port that the kernel has chosen.
+        let Some(store) = self.store.filter(|_| address.port() != 0) else {
             return;
         };
         let name = listener_name(address);
@@ -125,7 +136,7 @@ impl Parking {
     }
 
     /// A listener under `name` is there from before.
-    fn note_listener(&self, name: &str) {
+    pub(crate) fn note_listener(&self, name: &str) {
         if name.starts_with(LISTENER_BEGIN) {
             self.listeners.borrow_mut().insert(name.to_owned());
         }
@@ -147,7 +158,8 @@ impl Parking {
         }
     }
 
-    fn forget(&self, name: &str) {
+    /// The service manager need not hold the listener under `name`, if it does.
+    pub(crate) fn forget(&self, name: &str) {
         if let Some(store) = self.store
             && self.listeners.borrow_mut().remove(name)
         {
@@ -166,15 +178,10 @@ impl Parking {
         tracing::warn!(
             event = "connection_not_parked",
             error = %error,
-            parked = self.len_if_free(),
+            parked = self.len(),
             suppressed = self.suppressed.take(),
             "a connection would not outlive a restart of the master; it is served all the same"
         );
-    }
-
-    fn len_if_free(&self) -> Option<usize> {
-        let lot = self.lot.try_borrow().ok()?;
-        lot.as_ref().map(Lot::len)
     }
 }
 

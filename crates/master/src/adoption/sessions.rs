@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use prost::Message;
-use rollcall_os::parking::{self, Mark, Parked, Place};
+use rollcall_os::parking::{self, Mark as Begun, Parked, Place};
 use rollcall_os::{clock, socket};
 use rollcall_protocol::frame::Frame;
-use rollcall_protocol::wire::{ToMaster, to_master};
+use rollcall_protocol::wire::{Mark, ToMaster, to_master};
 use tokio::net::TcpStream;
 
 use super::ParkedSession;
@@ -78,81 +78,78 @@ fn go_on(accepting: &Accepting, parked: Parked, tally: &mut Tally) {
         record,
         place,
     } = parked;
-    let stream = StdStream::from(socket);
-    match begin(accepting, &stream, &record, place) {
-        Ok(begun) => match TcpStream::from_std(stream) {
-            Ok(stream) => serve(accepting, begun, stream, tally),
-            // It was not made known to the runtime, and its place is given up with `begun`.
-            Err(_) => tally.broken += 1,
-        },
-        Err((dropped, place)) => {
-            // It is over if that can't be done.
-            let _ = parking::shut_down(&stream);
-            if let Some(place) = place {
-                accepting.reactor.parking().leave(&place);
-            }
-            match dropped {
-                Dropped::Broken => tally.broken += 1,
-                Dropped::Torn => tally.torn += 1,
-                Dropped::Unreadable => tally.unreadable += 1,
-                Dropped::Unknown => tally.unknown += 1,
-            }
+    let parking = accepting.reactor.parking();
+    let Ok(stream) = TcpStream::from_std(StdStream::from(socket)) else {
+        if let Some(place) = place {
+            parking.evict(&place);
         }
+        return tally.broken += 1;
+    };
+    let dropped = match begin(accepting, &stream, &record) {
+        Ok(kind) => return serve(accepting, kind, place, stream, tally),
+        Err(dropped) => dropped,
+    };
+    // It is over if that can't be done.
+    let _ = parking::shut_down(&stream);
+    if let Some(place) = place {
+        parking.leave(&place);
+    }
+    match dropped {
+        Dropped::Broken => tally.broken += 1,
+        Dropped::Torn => tally.torn += 1,
+        Dropped::Unreadable => tally.unreadable += 1,
+        Dropped::Unknown => tally.unknown += 1,
     }
 }
 
 /// A connection that is gone on with.
-enum Begun {
+enum Kind {
     /// Its Hello was not consumed.
     Silent(Connection),
-    /// Its session is open; whether Welcome is owed.
-    Open(Connection, bool),
+    /// Its session is open.
+    Open(Connection, Resumed),
 }
 
-fn begin(
-    accepting: &Accepting,
-    stream: &StdStream,
-    record: &[u8],
-    place: Option<Place>,
-) -> Result<Begun, (Dropped, Option<Place>)> {
+fn begin(accepting: &Accepting, stream: &TcpStream, record: &[u8]) -> Result<Kind, Dropped> {
     let reactor = &accepting.reactor;
-    let Ok((mark, peer)) = parking::find(stream).and_then(|mark| Ok((mark, stream.peer_addr()?)))
-    else {
-        return Err((Dropped::Broken, place));
-    };
-    if mark == Mark::Torn {
-        return Err((Dropped::Torn, place));
-    }
+    let begun = parking::find(stream).map_err(|_| Dropped::Broken)?;
+    let peer = stream.peer_addr().map_err(|_| Dropped::Broken)?;
     let peer = canonical(peer);
-    let Some(is_hello) = begins_with_hello(stream, &mut reactor.buffer()) else {
-        return Err((Dropped::Broken, place));
-    };
-    let connection = if is_hello {
-        Begun::Silent(Connection::new(Rc::clone(reactor), peer).parked_at(place))
+    if begun == Begun::Torn {
+        return Err(Dropped::Torn);
+    }
+    let is_hello = begins_with_hello(stream, &mut reactor.buffer());
+    let kind = if is_hello.ok_or(Dropped::Broken)? {
+        Kind::Silent(Connection::new(Rc::clone(reactor), peer))
     } else {
-        let Ok(session) = ParkedSession::decode(record) else {
-            return Err((Dropped::Unreadable, place));
-        };
+        let session = ParkedSession::decode(record).map_err(|_| Dropped::Unreadable)?;
         let id = reactor.next_session();
+        let mut roll = reactor.roll();
         let slot = session.slave();
-        let slot = slot.and_then(|slave| reactor.roll().adopt(slave, &session, id));
-        let Some(slot) = slot else {
-            return Err((Dropped::Unknown, place));
-        };
+        let slot = slot.and_then(|slave| roll.adopt(slave, &session, id));
+        let slot = slot.ok_or(Dropped::Unknown)?;
+        let streams = session.streams.into_iter();
+        // Nothing has been taken in yet: this is what is durable.
+        let marks = streams.map(|stream| Mark {
+            stream,
+            sequence: roll.mark(slot, stream),
+        });
         let resumed = Resumed {
             id,
             slot,
-            streams: session.streams,
+            marks: marks.collect(),
+            owes_welcome: begun == Begun::Greeting,
         };
-        let connection = Connection::resume(Rc::clone(reactor), peer, resumed).parked_at(place);
-        Begun::Open(connection, mark == Mark::Greeting)
+        drop(roll);
+        let connection = Connection::resume(Rc::clone(reactor), peer, &resumed);
+        Kind::Open(connection, resumed)
     };
     accepting.admission.count_in(peer.ip());
-    Ok(connection)
+    Ok(kind)
 }
 
 /// `None` if it is broken.
-fn begins_with_hello(stream: &StdStream, buffer: &mut [u8]) -> Option<bool> {
+fn begins_with_hello(stream: &TcpStream, buffer: &mut [u8]) -> Option<bool> {
     let peeked = match socket::peek(stream.as_fd(), buffer) {
         Ok(peeked) => peeked,
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
@@ -165,19 +162,26 @@ fn begins_with_hello(stream: &StdStream, buffer: &mut [u8]) -> Option<bool> {
     Some(matches!(kind, Some(to_master::Kind::Hello(_))))
 }
 
-fn serve(accepting: &Accepting, begun: Begun, stream: TcpStream, tally: &mut Tally) {
+fn serve(
+    accepting: &Accepting,
+    kind: Kind,
+    place: Option<Place>,
+    stream: TcpStream,
+    tally: &mut Tally,
+) {
     let stop = accepting.stop.clone();
     let tasks = &accepting.tasks;
     let admission = Rc::clone(&accepting.admission);
-    match begun {
-        Begun::Silent(connection) => {
+    match kind {
+        Kind::Silent(connection) => {
             tally.greeted += 1;
-            tasks.spawn_local(connection.let_in_by(admission).serve(stream, stop));
+            let connection = connection.parked_at(place).let_in_by(admission);
+            tasks.spawn_local(connection.serve(stream, stop));
         }
-        Begun::Open(connection, owes_welcome) => {
+        Kind::Open(connection, resumed) => {
             tally.resumed += 1;
-            let connection = connection.let_in_by(admission);
-            tasks.spawn_local(connection.go_on(stream, owes_welcome, stop));
+            let connection = connection.parked_at(place).let_in_by(admission);
+            tasks.spawn_local(connection.go_on(stream, resumed, stop));
         }
     }
 }

@@ -104,6 +104,8 @@ struct RawPresence {
     missing_after: f64,
     #[garde(custom(within(Duration::from_secs(0), Duration::from_secs(3600))))]
     reconnect_window: Duration,
+    #[garde(custom(within(1, 1_000_000)))]
+    reconnect_rate: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize, Validate)]
@@ -268,6 +270,7 @@ fn resolved(raw: Raw) -> Config {
             frame_bytes_max: usize::try_from(raw.limits.frame_max.get())
                 .unwrap_or(FRAME_PAYLOAD_BYTES_MAX),
             window: raw.session.window,
+            reconnect_rate: raw.presence.reconnect_rate,
         },
         shutdown_deadline: raw.shutdown.deadline.get(),
         log_format: raw.log.format(),

@@ -50,6 +50,8 @@ impl Connection {
                 let marks = self.reactor.roll().marks(slot).to_vec();
                 message(Kind::Goodbye(self.reactor.goodbye(marks)))
             }
+            // What it says may not have been looked at yet; it is told when to say it again.
+            (End::Stopping, None) => message(Kind::Goodbye(self.reactor.goodbye(Vec::new()))),
             _ => return,
         };
         let mut out = Vec::new();

@@ -3,6 +3,8 @@
 //! Between two reports a connection holds no buffer: it looks through the reactor's shared one, and
 //! what is not acked yet is still in the kernel.
 
+mod end;
+mod parked;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -12,6 +14,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use rollcall_os::clock;
+use rollcall_os::parking::Place;
 use rollcall_protocol::frame::{self, Frames};
 use rollcall_protocol::session::master::Step;
 use rollcall_protocol::session::{MasterSession, Refusal};
@@ -23,27 +26,12 @@ use tokio_util::sync::CancellationToken;
 use crate::listener::Admission;
 use crate::reactor::{Reactor, SHARE_FRAMES};
 use crate::roll::{Greeting, SessionId, Slot, Stamp, Taken};
+use end::End;
+pub(crate) use parked::Resumed;
 pub(crate) use transport::Transport;
 
 /// A frame that is larger than this and still incomplete gets a larger buffer in the kernel.
 const PARTIAL_FRAME_BYTES: usize = 16 * 1024;
-
-/// Why a connection ends.
-#[derive(Debug)]
-enum End {
-    /// The peer closed, between two frames.
-    Closed,
-    /// All that was announced is acked.
-    Complete,
-    /// The peer closed in the middle of a frame.
-    CutFrame,
-    /// The peer broke the protocol, or claims what is another's.
-    Refused(Refusal),
-    /// The connection broke.
-    Broken(io::Error),
-    /// The master is going away.
-    Stopping,
-}
 
 /// What one look at the connection brought.
 #[derive(Debug, Default)]
@@ -56,6 +44,8 @@ struct Read {
     marks: Vec<Mark>,
     /// When the bytes were read.
     received_ms: i64,
+    /// Whether Hello was among them and is to be answered with Welcome.
+    is_opened: bool,
     /// Whether and why it was the last look.
     end: Option<End>,
 }
@@ -73,22 +63,39 @@ pub(crate) struct Connection {
     held_back: bool,
     /// Who counts it within the limits.
     admission: Option<Rc<Admission>>,
+    /// Where it waits for the next process.
+    place: Option<Place>,
+    /// The window to come back in that the slave knows of.
+    told_back_ms: u32,
 }
 
 impl Connection {
     /// A connection that was just accepted from `peer`.
     pub(crate) fn new(reactor: Rc<Reactor>, peer: SocketAddr) -> Self {
-        reactor.stats().connections.add(1);
         let session = MasterSession::new(clock::boot(), reactor.rules().hello_timeout);
+        let id = reactor.next_session();
+        Self::of(reactor, peer, session, id, None)
+    }
+
+    fn of(
+        reactor: Rc<Reactor>,
+        peer: SocketAddr,
+        session: MasterSession,
+        id: SessionId,
+        slot: Option<Slot>,
+    ) -> Self {
+        reactor.stats().connections.add(1);
         Self {
-            session,
-            id: reactor.next_session(),
             reactor,
             peer,
-            slot: None,
+            session,
+            id,
+            slot,
             share: 0,
             held_back: false,
             admission: None,
+            place: None,
+            told_back_ms: 0,
         }
     }
 
@@ -210,15 +217,6 @@ impl Connection {
         }
     }
 
-    /// Ends it.
-    async fn part(self, mut transport: impl Transport, end: End) {
-        self.say_last_words(&mut transport, &end).await;
-        self.log(&end);
-        if !matches!(end, End::Broken(_)) {
-            transport.close().await;
-        }
-    }
-
     /// Looks at what has arrived and gives all whole frames to the roll.
     fn read(&mut self, transport: &impl Transport) -> io::Result<Read> {
         let reactor = Rc::clone(&self.reactor);
@@ -311,7 +309,7 @@ impl Connection {
         read: &mut Read,
     ) -> Result<(), Refusal> {
         let step = match step {
-            Step::Opened(hello) => return self.open(&hello, payload, stamp, read),
+            Step::Opened(hello) => return self.open(transport, &hello, payload, stamp, read),
             Step::Skipped => return Ok(()),
             step => step,
         };
@@ -350,6 +348,9 @@ impl Connection {
         };
         drop(roll);
         reactor.count(taken);
+        if let Some(come_back) = reactor.come_back_later(&mut self.told_back_ms) {
+            read.answers.push(message(Kind::ComeBack(come_back)));
+        }
         if taken != Taken::Previewed {
             ack_later(&mut read.marks, mark);
         }
@@ -358,6 +359,7 @@ impl Connection {
 
     fn open(
         &mut self,
+        transport: &impl Transport,
         hello: &Hello,
         payload: &[u8],
         stamp: Stamp,
@@ -370,7 +372,10 @@ impl Connection {
         match greeting {
             Greeting::Welcome { slot, marks } => {
                 self.slot = Some(slot);
+                self.park(transport, hello, stamp.wall_ms);
+                read.is_opened = true;
                 let welcome = self.reactor.welcome(marks, hello.backlog);
+                self.told_back_ms = welcome.back_max_ms;
                 read.answers.push(message(Kind::Welcome(welcome)));
             }
             Greeting::Copy { marks } => {
@@ -396,6 +401,7 @@ impl Connection {
             return Ok(());
         }
         self.reactor.durable().await;
+        self.mark_before(transport, read)?;
         transport.consume(read.taken, &mut self.reactor.buffer())?;
         let mut out = Vec::new();
         for answer in &read.answers {
@@ -415,65 +421,13 @@ impl Connection {
             return Ok(());
         }
         self.reactor.stats().acks.add(read.marks.len() as u64);
-        transport
-            .write(&out, self.reactor.rules().write_timeout)
-            .await
-    }
-
-    /// What the slave is told before the connection is closed.
-    async fn say_last_words(&self, transport: &mut impl Transport, end: &End) {
-        let words = match (end, self.slot) {
-            (End::Refused(refusal), _) => refusal.to_message(),
-            (End::Stopping, Some(slot)) => {
-                // Nothing of this connection is half done, but its slave may have opened another.
-                self.reactor.durable().await;
-                let marks = self.reactor.roll().marks(slot).to_vec();
-                message(Kind::Goodbye(self.reactor.goodbye(marks)))
-            }
-            _ => return,
-        };
-        let mut out = Vec::new();
-        self.encode(&words, &mut out);
-        // Whether it arrives or not, the connection is over.
-        let _ = transport
-            .write(&out, self.reactor.rules().write_timeout)
-            .await;
+        self.write(transport, &out).await?;
+        self.mark_after(transport, read)
     }
 
     fn encode(&self, message: &ToSlave, out: &mut Vec<u8>) {
         if let Err(error) = frame::encode(message, out) {
             tracing::error!(event = "answer_too_large", peer = %self.peer, error = %error, "an answer was not sent");
-        }
-    }
-
-    fn log(&self, end: &End) {
-        let peer = self.peer;
-        match end {
-            End::Refused(refusal) => self.reactor.log_refused(peer, refusal),
-            End::CutFrame => self.reactor.log_cut(peer),
-            End::Broken(error) => {
-                tracing::debug!(event = "connection_broken", peer = %peer, error = %error, "the connection broke");
-            }
-            End::Closed | End::Complete | End::Stopping => {
-                tracing::trace!(event = "connection_closed", peer = %peer, "the connection has ended");
-            }
-        }
-    }
-}
-
-impl Drop for Connection {
-    /// Also when its task panics: its place on the roll is given up, and the panic is counted.
-    fn drop(&mut self) {
-        if let Some(admission) = &self.admission {
-            admission.leave(self.peer.ip());
-        }
-        let stats = self.reactor.stats();
-        stats.connections.subtract(1);
-        if std::thread::panicking() {
-            stats.connection_panics.add(1);
-        }
-        if let Some(slot) = self.slot {
-            self.reactor.roll().handle_disconnect(slot, self.id);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a connection does so that the next process can go on with it at any moment: it is parked
 //! before anything of its Hello is consumed, and what it has begun and not ended is marked on it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -22,20 +23,18 @@ pub(crate) struct Resumed {
     pub(crate) id: SessionId,
     /// Its slave.
     pub(crate) slot: Slot,
-    /// The streams that its Hello announced.
-    pub(crate) streams: Vec<u64>,
+    /// The streams that its Hello announced, and what is durable of each.
+    pub(crate) marks: Vec<Mark>,
+    /// Whether Hello was not answered.
+    pub(crate) owes_welcome: bool,
 }
 
 impl Connection {
     /// A connection whose session was opened by the process before.
-    pub(crate) fn resume(reactor: Rc<Reactor>, peer: SocketAddr, resumed: Resumed) -> Self {
-        reactor.stats().connections.add(1);
-        Self {
-            session: MasterSession::resume(resumed.streams),
-            id: resumed.id,
-            slot: Some(resumed.slot),
-            ..Self::blank(reactor, peer)
-        }
+    pub(crate) fn resume(reactor: Rc<Reactor>, peer: SocketAddr, resumed: &Resumed) -> Self {
+        let streams = resumed.marks.iter().map(|mark| mark.stream);
+        let session = MasterSession::resume(streams.collect());
+        Self::of(reactor, peer, session, resumed.id, Some(resumed.slot))
     }
 
     /// It is parked already.
@@ -52,11 +51,11 @@ impl Connection {
     pub(crate) fn go_on(
         mut self,
         mut transport: impl Transport,
-        owes_welcome: bool,
+        resumed: Resumed,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> {
         async move {
-            let said = Box::pin(self.say_where_it_stands(&mut transport, owes_welcome)).await;
+            let said = Box::pin(self.say_where_it_stands(&mut transport, resumed)).await;
             let end = match said {
                 Ok(()) => self.run(&mut transport, &stop).await,
                 Err(error) => End::Broken(error),
@@ -65,27 +64,20 @@ impl Connection {
         }
     }
 
-    /// Acks what is durable of each stream: the process before may have died before it could.
+    /// Acks what was durable of each stream when this process began: the one before may have died
+    /// before it could.
     async fn say_where_it_stands(
-        &mut self,
+        &self,
         transport: &mut impl Transport,
-        owes_welcome: bool,
-    ) -> std::io::Result<()> {
-        let Some(slot) = self.slot else {
-            return Ok(());
-        };
-        let mark = |stream: &u64| Mark {
-            stream: *stream,
-            sequence: self.reactor.roll().mark(slot, *stream),
-        };
-        let marks: Vec<_> = self.session.streams().iter().map(mark).collect();
+        resumed: Resumed,
+    ) -> io::Result<()> {
         let mut out = Vec::new();
         let sent_ms = clock::wall_ms();
-        if owes_welcome {
-            let welcome = self.reactor.welcome(marks.clone(), 0);
+        if resumed.owes_welcome {
+            let welcome = self.reactor.welcome(resumed.marks.clone(), 0);
             self.encode(&message(Kind::Welcome(welcome)), &mut out);
         }
-        for mark in marks.iter().filter(|mark| mark.sequence > 0) {
+        for mark in resumed.marks.iter().filter(|mark| mark.sequence > 0) {
             let ack = Ack {
                 stream: mark.stream,
                 sequence: mark.sequence,
@@ -112,7 +104,7 @@ impl Connection {
     }
 
     /// Marks what is half done once the bytes are consumed, until it is answered.
-    pub(super) fn mark_before(&self, transport: &impl Transport, read: &Read) -> std::io::Result<()> {
+    pub(super) fn mark_before(&self, transport: &impl Transport, read: &Read) -> io::Result<()> {
         if read.is_opened {
             self.mark(transport, Begun::Greeting)
         } else if self.session.is_complete() {
@@ -124,7 +116,7 @@ impl Connection {
     }
 
     /// Takes the mark of [`Self::mark_before`] away.
-    pub(super) fn mark_after(&self, transport: &impl Transport, read: &Read) -> std::io::Result<()> {
+    pub(super) fn mark_after(&self, transport: &impl Transport, read: &Read) -> io::Result<()> {
         if read.is_opened {
             self.mark(transport, Begun::Whole)
         } else {
@@ -132,7 +124,7 @@ impl Connection {
         }
     }
 
-    fn mark(&self, transport: &impl Transport, mark: Begun) -> std::io::Result<()> {
+    fn mark(&self, transport: &impl Transport, mark: Begun) -> io::Result<()> {
         match (&self.place, transport.descriptor()) {
             (Some(_), Some(socket)) => parking::leave(&socket, mark),
             _ => Ok(()),
@@ -144,7 +136,7 @@ impl Connection {
         &self,
         transport: &mut impl Transport,
         frames: &[u8],
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         let timeout = self.reactor.rules().write_timeout;
         if self.place.is_some() {
             transport.write_marked(frames, timeout).await

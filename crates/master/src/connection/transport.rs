@@ -5,9 +5,11 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use rollcall_os::parking::{self, Mark};
 use rollcall_os::socket;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -37,10 +39,21 @@ pub(crate) trait Transport {
     /// Writes all of `bytes`, within `timeout`.
     async fn write(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()>;
 
+    /// The same, and for as long as a frame may be written in part a mark says so, which outlives this
+    /// process.
+    async fn write_marked(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()> {
+        self.write(bytes, timeout).await
+    }
+
+    /// The socket, if another process can go on with what it has of it.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// Closes first: says that nothing follows, then drops what still comes until the peer closes,
     /// because closing with unread input would reset the connection and could destroy an ack that
     /// the peer has not read yet.
-    async fn close(self);
+    async fn close(&mut self);
 }
 
 impl Transport for TcpStream {
@@ -102,12 +115,32 @@ impl Transport for TcpStream {
         }
     }
 
-    async fn close(mut self) {
+    async fn write_marked(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()> {
+        let mut written = 0;
+        if parking::has_room(self)? {
+            // The runtime does not know yet of a connection that was just adopted that it has room.
+            written = match socket::write_now(&*self, bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                written => written?,
+            };
+        }
+        if written == bytes.len() {
+            return Ok(());
+        }
+        // With room for it, only a kernel short of memory takes a part.
+        Box::pin(write_torn(self, &bytes[written..], timeout)).await
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+
+    async fn close(&mut self) {
         let drain = async {
             // Whatever fails here, the connection is over.
             let _ = self.shutdown().await;
             while self.readable().await.is_ok() {
-                match self.try_io(Interest::READABLE, || socket::drain(&self)) {
+                match self.try_io(Interest::READABLE, || socket::drain(self)) {
                     Ok(false) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Ok(true) | Err(_) => return,
@@ -116,4 +149,11 @@ impl Transport for TcpStream {
         };
         let _ = tokio::time::timeout(LINGER, drain).await;
     }
+}
+
+/// Writes what may go out in parts.
+async fn write_torn(stream: &mut TcpStream, bytes: &[u8], timeout: Duration) -> io::Result<()> {
+    parking::leave(stream, Mark::Torn)?;
+    Transport::write(stream, bytes, timeout).await?;
+    parking::leave(stream, Mark::Whole)
 }

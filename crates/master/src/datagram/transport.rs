@@ -91,7 +91,7 @@ impl Transport for DatagramTransport {
     }
 
     /// Sends the answer. Nobody waits for it if it can't be sent: the slave asks again.
-    async fn close(self) {
+    async fn close(&mut self) {
         if self.said.is_empty() {
             return;
         }

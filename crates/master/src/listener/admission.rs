@@ -79,6 +79,12 @@ impl Admission {
         Ok(())
     }
 
+    /// Counts one that was let in by the process before, whatever the limits are now.
+    pub(crate) fn count_in(&self, address: IpAddr) {
+        *self.by_address.borrow_mut().entry(address).or_default() += 1;
+        self.open.set(self.open.get() + 1);
+    }
+
     /// A connection from `address` has ended that was let in.
     pub(crate) fn leave(&self, address: IpAddr) {
         self.open.set(self.open.get().saturating_sub(1));

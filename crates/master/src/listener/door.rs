@@ -85,7 +85,7 @@ impl Door {
                 Err(error) => self.fail(&listener, &error).await,
             }
         }
-        if !self.accepting.stop.is_cancelled() {
+        if !self.accepting.shut.is_cancelled() {
             self.serve_queue(listener);
         }
         self.address
@@ -97,6 +97,7 @@ impl Door {
             tasks,
             stop,
             admission,
+            ..
         } = &self.accepting;
         let peer = canonical(peer);
         self.count_accepted();
@@ -140,7 +141,7 @@ impl Door {
             }
         }
         tokio::select! {
-            () = self.accepting.stop.cancelled() => {}
+            () = self.accepting.shut.cancelled() => {}
             () = tokio::time::sleep(ACCEPT_PAUSE) => {}
         }
     }
@@ -203,7 +204,7 @@ fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
 
 /// An IPv4 peer of a listener for both has an IPv4-mapped address (RFC 4291, 2.5.5.2): it is shown
 /// and counted as what it is.
-fn canonical(peer: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(peer: SocketAddr) -> SocketAddr {
     match peer {
         SocketAddr::V6(mapped) => match mapped.ip().to_ipv4_mapped() {
             Some(address) => SocketAddrV4::new(address, mapped.port()).into(),

@@ -47,7 +47,7 @@ impl Farewells {
                 .await
                 .is_ok()
             {
-                Transport::close(stream).await;
+                Transport::close(&mut stream).await;
             }
         });
     }

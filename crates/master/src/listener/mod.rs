@@ -15,6 +15,7 @@ mod door;
 mod ephemeral;
 mod farewell;
 mod figures;
+mod inherited;
 mod overlap;
 mod reserve;
 #[cfg(test)]
@@ -38,9 +39,11 @@ use crate::reactor::Reactor;
 pub(crate) use admission::Admission;
 pub(crate) use bind::bind;
 use door::Door;
+pub(crate) use door::canonical;
 pub(crate) use ephemeral::warn_of_ephemeral_port;
 use farewell::Farewells;
 pub(crate) use figures::{Figures, Reason};
+pub(crate) use inherited::Inherited;
 pub(crate) use overlap::overlap;
 
 /// One listener as it is configured.
@@ -76,6 +79,8 @@ pub(crate) struct Accepting {
     pub(crate) reactor: Rc<Reactor>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    /// Ends the listeners only; whoever has connected goes on.
+    pub(crate) shut: CancellationToken,
     pub(crate) admission: Rc<Admission>,
 }
 
@@ -112,7 +117,7 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Listens on all addresses of `rules`.
+    /// Listens on all addresses of `rules`; where the process was started with a listener, on that.
     ///
     /// # Errors
     /// The first address that can't be had, with the remedy.
@@ -120,11 +125,23 @@ impl Listeners {
         accepting: Accepting,
         sockets: Sockets,
         rules: &Rules,
+        mut inherited: Inherited,
     ) -> Result<Self, StartError> {
+        let parking = accepting.reactor.parking();
         let mut bound = Vec::with_capacity(rules.listeners.len());
         for &listener in &rules.listeners {
-            bound.push((listener, bind(listener.address, &sockets.options).await?));
+            let address = listener.address;
+            let socket = match inherited.take(address) {
+                Some(socket) => socket,
+                None => {
+                    let socket = bind(address, &sockets.options).await?;
+                    parking.keep_listener(address, &socket);
+                    socket
+                }
+            };
+            bound.push((listener, socket));
         }
+        inherited.close(parking);
         accepting.admission.set_limits(rules);
         let mut listeners = Self {
             accepting,
@@ -228,16 +245,23 @@ impl Listeners {
     async fn add(&mut self, listener: Listener) {
         let address = listener.address;
         let error = match socket::listen_with(address, &self.sockets.options) {
-            Ok(socket) => match self.open(listener, socket) {
-                Ok(()) => return,
-                Err(error) => return self.log_failed(address, &error),
-            },
+            Ok(socket) => return self.add_bound(listener, socket),
             Err(error) => error,
         };
         // It looks through all processes, and slaves must not wait for that.
         match tokio::task::spawn_blocking(move || error.explained()).await {
             Ok(error) => self.log_failed(address, &error),
             Err(error) => self.log_failed(address, &error),
+        }
+    }
+
+    fn add_bound(&mut self, listener: Listener, socket: StdListener) {
+        let reactor = Rc::clone(&self.accepting.reactor);
+        let address = listener.address;
+        reactor.parking().keep_listener(address, &socket);
+        if let Err(error) = self.open(listener, socket) {
+            reactor.parking().forget_listener(address);
+            self.log_failed(address, &error);
         }
     }
 
@@ -252,7 +276,7 @@ impl Listeners {
         let socket = TcpListener::from_std(socket)?;
         let running = Running {
             privileged: Rc::new(Cell::new(privileged)),
-            stop: self.accepting.stop.child_token(),
+            stop: self.accepting.shut.child_token(),
         };
         let figures = self.accepting.reactor.stats().listeners.of(address);
         figures.is_up.set(1);
@@ -285,13 +309,9 @@ impl Listeners {
             if !gone.remove(&address) {
                 return false;
             }
-            self.accepting
-                .reactor
-                .stats()
-                .listeners
-                .of(address)
-                .is_up
-                .set(0);
+            let reactor = &self.accepting.reactor;
+            reactor.parking().forget_listener(address);
+            reactor.stats().listeners.of(address).is_up.set(0);
             tracing::info!(event = "listener_removed", address = %address, "slaves can connect there no more; who has connected stays");
         }
         true

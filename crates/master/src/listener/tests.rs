@@ -39,6 +39,7 @@ fn accepting() -> Accepting {
         write_timeout: Duration::from_secs(5),
         frame_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
         window: 64,
+        reconnect_rate: 5000,
     };
     let roll = Roll::restore(Durable::default(), presence, rings, clock::boot()).unwrap();
     let publication = Publication {
@@ -50,6 +51,7 @@ fn accepting() -> Accepting {
         reactor: Rc::new(Reactor::new(roll, Vec::new(), rules, [7; 16], publication)),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
+        shut: CancellationToken::new(),
         admission: Admission::new(&wanted(&[])),
     }
 }
@@ -99,9 +101,10 @@ fn who_is_queued_at_a_removed_listener_is_served() {
         let accepting = accepting();
         let (_reservation, address) = reserve();
         let rules = wanted(&[address]);
-        let mut listeners = Listeners::start(accepting.clone(), SOCKETS, &rules)
-            .await
-            .unwrap();
+        let mut listeners =
+            Listeners::start(accepting.clone(), SOCKETS, &rules, Inherited::default())
+                .await
+                .unwrap();
         // The kernel has them; the accept loop has not had a turn yet.
         let clients: Vec<_> = (0..5)
             .map(|_| StdStream::connect(address).unwrap())
@@ -127,9 +130,14 @@ fn what_is_in_both_is_left_alone_and_one_that_fails_stops_no_other() {
         let reservations = [(); 4].map(|()| reserve());
         let [stays, goes, comes, taken] = reservations.each_ref().map(|(_, address)| *address);
         let _holder = socket::listen(taken, 1).unwrap();
-        let mut listeners = Listeners::start(accepting.clone(), SOCKETS, &wanted(&[stays, goes]))
-            .await
-            .unwrap();
+        let mut listeners = Listeners::start(
+            accepting.clone(),
+            SOCKETS,
+            &wanted(&[stays, goes]),
+            Inherited::default(),
+        )
+        .await
+        .unwrap();
         let (held, _) = listeners.running.first_key_value().unwrap();
         assert!([stays, goes].contains(held));
         let stop = listeners.running[&stays].stop.clone();
@@ -155,9 +163,14 @@ fn the_old_listeners_stay_if_none_of_the_new_can_be_had() {
         let (_reservation, old) = reserve();
         let (_second, taken) = reserve();
         let _holder = socket::listen(taken, 1).unwrap();
-        let mut listeners = Listeners::start(accepting.clone(), SOCKETS, &wanted(&[old]))
-            .await
-            .unwrap();
+        let mut listeners = Listeners::start(
+            accepting.clone(),
+            SOCKETS,
+            &wanted(&[old]),
+            Inherited::default(),
+        )
+        .await
+        .unwrap();
         assert!(listeners.follow(&wanted(&[taken])).await);
         assert!(is_listened_on(old));
         // The same where the old one is in the way: somebody else is as well.

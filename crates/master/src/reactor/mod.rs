@@ -25,9 +25,10 @@ use rollcall_protocol::Moment;
 use rollcall_protocol::api::EventRow;
 use rollcall_protocol::limits::{FRAME_BYTES_MAX, ID_BYTES, VERSION_MAX};
 use rollcall_protocol::session::Refusal;
-use rollcall_protocol::wire::{Mark, MasterGoodbye, Welcome};
+use rollcall_protocol::wire::{ComeBack, Mark, MasterGoodbye, Welcome};
 use tokio::sync::{Notify, broadcast, watch};
 
+use crate::adoption::Parking;
 use crate::roll::{Published, Roll, SessionId, Taken};
 use crate::stats::Stats;
 use crate::view::{Degraded, RollSnapshot};
@@ -38,6 +39,9 @@ pub(crate) use credit::SHARE_FRAMES;
 #[cfg(test)]
 pub(crate) use credit::SHARES_MAX;
 pub(crate) use failure::CoreFailure;
+
+/// The shortest window that slaves are told to come back in.
+const COME_BACK_SHORTEST_MS: u32 = 200;
 
 /// What a master tells its slaves to keep to.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +54,8 @@ pub(crate) struct SessionRules {
     pub(crate) frame_bytes_max: usize,
     /// Unacked reports and gaps on a connection.
     pub(crate) window: u32,
+    /// Slaves that may come back in a second after the master was away.
+    pub(crate) reconnect_rate: u32,
 }
 
 /// Where the roll and its events are published.
@@ -86,6 +92,7 @@ pub(crate) struct Reactor {
     durable_group: Cell<u64>,
     degraded: RefCell<Option<Degraded>>,
     credit: Credit,
+    parking: Parking,
     wanted: Notify,
     failed: Notify,
 }
@@ -127,11 +134,18 @@ impl Reactor {
             durable_group: Cell::new(0),
             degraded: RefCell::default(),
             credit: Credit::new(),
+            parking: Parking::default(),
             wanted: Notify::new(),
             failed: Notify::new(),
         };
         reactor.publish(published);
         reactor
+    }
+
+    /// The same, with connections that outlive the process.
+    pub(crate) fn with_parking(mut self, parking: Parking) -> Self {
+        self.parking = parking;
+        self
     }
 
     /// The roll, for one call or a few that belong together. A panic while it is held ends the
@@ -170,6 +184,11 @@ impl Reactor {
         &self.credit
     }
 
+    /// What outlives the process.
+    pub(crate) fn parking(&self) -> &Parking {
+        &self.parking
+    }
+
     /// A name for a new connection.
     pub(crate) fn next_session(&self) -> SessionId {
         let id = self.sessions.get() + 1;
@@ -206,6 +225,21 @@ impl Reactor {
             back_min_ms,
             back_max_ms,
         }
+    }
+
+    /// What to tell a slave that was told to come back within `told_ms`, once that has become far too
+    /// short: whoever came while the fleet was small would come in a herd with all the others.
+    pub(crate) fn come_back_later(&self, told_ms: &mut u32) -> Option<ComeBack> {
+        let (back_min_ms, back_max_ms) = self.come_back();
+        let known = (*told_ms).max(COME_BACK_SHORTEST_MS);
+        if back_max_ms <= known.saturating_mul(2) {
+            return None;
+        }
+        *told_ms = back_max_ms;
+        Some(ComeBack {
+            back_min_ms,
+            back_max_ms,
+        })
     }
 
     /// Counts what became of a report or a gap.
@@ -255,20 +289,27 @@ impl Reactor {
         allowed
     }
 
-    /// The window in which the slaves of this fleet come back, in milliseconds: as long as it takes
-    /// to greet them all, one after another, with room to spare.
+    /// The window in which the slaves of this fleet come back, in milliseconds.
     fn come_back(&self) -> (u32, u32) {
-        const SLAVES_PER_MS: usize = 5;
-        const SHORTEST_MS: usize = 200;
-        const LONGEST_MS: usize = 60_000;
-        let max_ms = (self.roll().len() / SLAVES_PER_MS).clamp(SHORTEST_MS, LONGEST_MS);
-        (0, u32::try_from(max_ms).unwrap_or(u32::MAX))
+        let roll = self.roll();
+        let rate = self.rules().reconnect_rate;
+        let within = come_back_within(roll.len(), rate, roll.reconnect_window());
+        (0, u32::try_from(within.as_millis()).unwrap_or(u32::MAX))
     }
 
     /// Resolves when a core task has left something half done.
     pub(crate) async fn failed(&self) {
         self.failed.notified().await;
     }
+}
+
+/// How long so many slaves may take to come back if `rate` of them come in a second: never longer than
+/// the master gives them before it holds their silence against them.
+fn come_back_within(slaves: usize, rate: u32, reconnect_window: Duration) -> Duration {
+    let shortest = Duration::from_millis(COME_BACK_SHORTEST_MS.into());
+    let slaves = u64::try_from(slaves).unwrap_or(u64::MAX);
+    let time = Duration::from_millis(slaves.saturating_mul(1000) / u64::from(rate.max(1)));
+    time.max(shortest).min(reconnect_window)
 }
 
 /// See [`Reactor::roll`].

@@ -37,6 +37,7 @@ fn reactor(directory: &std::path::Path) -> (Rc<Reactor>, Opened) {
         write_timeout: Duration::from_secs(5),
         frame_bytes_max: FRAME_BYTES_MAX,
         window: 64,
+        reconnect_rate: 5000,
     };
     let publication = Publication {
         roll: watch::channel(Arc::default()).0,
@@ -124,4 +125,18 @@ fn a_commit_that_hangs_is_told_while_reads_go_on_and_is_an_event_when_it_is_over
         }
     };
     LocalSet::new().block_on(&runtime, bounded);
+}
+
+#[test]
+fn the_window_to_come_back_in_grows_with_the_fleet_as_far_as_presence_allows() {
+    let within = |slaves, rate, window_s| {
+        let window = Duration::from_secs(window_s);
+        come_back_within(slaves, rate, window).as_millis()
+    };
+    assert_eq!(within(0, 5000, 60), 200);
+    assert_eq!(within(1000, 5000, 60), 200);
+    assert_eq!(within(10_000, 5000, 60), 2000);
+    assert_eq!(within(10_000, 250, 60), 40_000);
+    assert_eq!(within(10_000_000, 5000, 60), 60_000);
+    assert_eq!(within(10_000, 5000, 0), 0);
 }

@@ -59,7 +59,7 @@ impl Roll {
         }
         let claim = known.map(|slot| self.claim(slot, hello, peer, stamp));
         let claim = claim.transpose()?;
-        if hello.question == 0 { self.check_name(id, hello, peer, stamp)?; }
+        self.check_name(id, hello, peer, stamp)?;
         if let Some(applied) = self.runs_backwards(id, hello, stamp) {
             return Ok(Greeting::Resync { applied });
         }
@@ -109,7 +109,8 @@ impl Roll {
             let change = change(EventKind::Resync, text.to_owned(), stamp);
             self.gathering.event(slave, stamp, change);
         }
-        if known.is_some() && slave.is_new_process(hello) {
+        // A slave that has said goodbye is expected to come as a new process.
+        if known.is_some() && slave.leaving.is_none() && slave.is_new_process(hello) {
             let text = format!("the slave's process started anew ({})", hello.agent_version);
             let change = change(EventKind::Restart, text, stamp);
             self.gathering.event(slave, stamp, change);
@@ -229,6 +230,8 @@ impl Roll {
         let slot = match self.names.get(name) {
             // A reinstalled host: nobody else answers to this name.
             Some(&slot) => {
+                // The one that had the name before is not heard of again.
+                self.tell_leaving(slot, stamp);
                 let old = std::mem::replace(&mut self.slaves[slot], slave);
                 self.ids.remove(&old.shown.id);
                 self.ids.insert(id, slot);

@@ -10,6 +10,7 @@
 //!   redo after a crash ──────────┘                     └─ publish()    ──> readers
 //! ```
 
+mod adopt;
 mod changes;
 mod deadlines;
 mod gathering;
@@ -147,6 +148,11 @@ impl Roll {
         }
     }
 
+    /// How long slaves may take to come back after the master was away.
+    pub(crate) fn reconnect_window(&self) -> Duration {
+        self.rules.reconnect_window
+    }
+
     /// Number of slaves.
     pub(crate) fn len(&self) -> usize {
         self.slaves.len()
@@ -232,6 +238,7 @@ impl Roll {
             .and_then(|stored| StoredPresence::try_from(stored).ok());
         if let (Some(slot), Some(stored)) = (slot, stored) {
             let slave = &mut self.slaves[slot];
+            slave.leaving = None;
             let shown = slave.shown_mut();
             shown.presence = stored.into();
             shown.since_ms = entry.wall_ms;

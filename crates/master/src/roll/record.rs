@@ -53,6 +53,8 @@ pub(crate) struct SlaveRecord {
     pub(crate) newest: Option<Newest>,
     #[prost(message, optional, tag = "21")]
     pub(crate) catching_up: Option<CatchingUp>,
+    #[prost(message, optional, tag = "22")]
+    pub(crate) leaving: Option<Leaving>,
 }
 
 /// The newest live report.
@@ -84,6 +86,20 @@ pub(crate) struct CatchingUp {
     pub(crate) shown: Option<Status>,
     #[prost(enumeration = "wire::Health", optional, tag = "5")]
     pub(crate) shown_health: Option<i32>,
+}
+
+/// A goodbye of which no event tells yet: the slave may be back in a moment.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Leaving {
+    /// The presence before it, which the newest event tells.
+    #[prost(enumeration = "StoredPresence", tag = "1")]
+    pub(crate) told: i32,
+    /// Since when the roll had shown what it showed before it.
+    #[prost(int64, tag = "2")]
+    pub(crate) since_ms: i64,
+    /// It means to be back after this; 0 if it did not say so.
+    #[prost(uint32, tag = "3")]
+    pub(crate) back_ms: u32,
 }
 
 /// One input of the roll, as it is replayed after a crash.

@@ -1,6 +1,6 @@
 //! Reports, gaps and goodbyes: each sequence is applied once, in its place.
 
-use rollcall_protocol::api::{EventKind, Presence};
+use rollcall_protocol::api::EventKind;
 use rollcall_protocol::ledger::Admission;
 use rollcall_protocol::session::Refusal;
 use rollcall_protocol::wire::{
@@ -101,7 +101,7 @@ impl Roll {
         Ok(Taken::Applied)
     }
 
-    /// The slave leaves on purpose.
+    /// The slave leaves on purpose, or is restarted: it can't know which.
     pub(crate) fn handle_goodbye(
         &mut self,
         slot: Slot,
@@ -109,13 +109,13 @@ impl Roll {
         payload: &[u8],
         stamp: Stamp,
     ) {
-        let why = match goodbye.reason() {
-            GoodbyeReason::Stop => "it was stopped",
-            GoodbyeReason::Restart => "it is being restarted",
-        };
         self.gathering
             .message(&self.slaves[slot], stamp, payload, "");
-        self.change_presence(slot, Presence::Left, stamp, why);
+        let back_ms = match goodbye.reason() {
+            GoodbyeReason::Stop => 0,
+            GoodbyeReason::Restart => goodbye.back_ms,
+        };
+        self.leave(slot, back_ms, stamp);
     }
 
     /// A live report that runs ahead of its place.
@@ -215,7 +215,7 @@ impl Roll {
         let before = self.slaves[slot].shown.presence;
         self.heard(slot, stamp);
         if self.slaves[slot].shown.presence != before {
-            self.record_presence(slot, stamp);
+            self.record_presence(slot);
         }
     }
 }

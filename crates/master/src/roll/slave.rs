@@ -10,7 +10,7 @@ use rollcall_protocol::ledger::Ledger;
 use rollcall_protocol::wire::{self, Hello, Mark, Report, Status};
 
 use super::identity::{self, Claims};
-use super::record::{self, CatchingUp, Newest, SlaveRecord, StoredPresence};
+use super::record::{self, CatchingUp, Leaving, Newest, SlaveRecord, StoredPresence};
 use crate::view::{SlaveId, SlaveView};
 
 /// Names one connection for as long as the process lives.
@@ -28,6 +28,8 @@ pub(super) struct Slave {
     /// The newest live report.
     pub(super) newest: Option<Mark>,
     pub(super) catching_up: Option<Box<CatchingUp>>,
+    /// It has said goodbye, and no event tells of it yet.
+    pub(super) leaving: Option<Box<Leaving>>,
     /// The last group that its record on disk contains.
     pub(super) record_group: u64,
 
@@ -54,6 +56,7 @@ impl Slave {
             ledger: Ledger::default(),
             newest: None,
             catching_up: None,
+            leaving: None,
             record_group: 0,
             read_at: Moment::ZERO,
             session: None,
@@ -100,6 +103,7 @@ impl Slave {
                 sequence: newest.sequence,
             }),
             catching_up: record.catching_up.map(Box::new),
+            leaving: record.leaving.map(Box::new),
             record_group: record.group,
             record_is_old: false,
             ..Self::new(id, String::new(), 0)
@@ -135,6 +139,7 @@ impl Slave {
                 status: Some(Status::clone(&shown.status)),
             }),
             catching_up: self.catching_up.as_deref().cloned(),
+            leaving: self.leaving.as_deref().cloned(),
         }
     }
 

@@ -24,9 +24,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{BorrowedFd, OwnedFd};
-
-use rustix::net::sockopt::socket_cookie;
 
 pub use mark::{Mark, find, has_room, is_over, leave, shut_down};
 use shard::Shard;
@@ -56,11 +55,11 @@ pub trait Keeper {
     fn forget(&self, name: &str) -> io::Result<()>;
 }
 
-/// Where a connection is parked.
+/// Where a connection is parked. Small, because there is one for each.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
-    shard: u32,
-    cookie: u64,
+    shard: NonZeroU32,
+    ticket: u32,
 }
 
 /// A connection that a process before has parked.
@@ -95,8 +94,8 @@ pub enum ParkError {
 pub struct Lot<K> {
     keeper: K,
     shards_max: usize,
-    shards: BTreeMap<u32, Shard>,
-    with_room: BTreeSet<u32>,
+    shards: BTreeMap<NonZeroU32, Shard>,
+    with_room: BTreeSet<NonZeroU32>,
 }
 
 impl<K: Keeper> Lot<K> {
@@ -123,7 +122,7 @@ impl<K: Keeper> Lot<K> {
         descriptors: Vec<(String, OwnedFd)>,
         mut lost: impl FnMut(&str, io::Error),
     ) -> Vec<Parked> {
-        let mut ends: BTreeMap<u32, Vec<OwnedFd>> = BTreeMap::new();
+        let mut ends: BTreeMap<NonZeroU32, Vec<OwnedFd>> = BTreeMap::new();
         for (name, descriptor) in descriptors {
             if let Some(number) = number(&name) {
                 ends.entry(number).or_default().push(descriptor);
@@ -145,7 +144,7 @@ impl<K: Keeper> Lot<K> {
                 }
             }
         }
-        self.drop_spare(u32::MAX);
+        self.drop_spare(NonZeroU32::MAX);
         parked
     }
 
@@ -157,22 +156,30 @@ impl<K: Keeper> Lot<K> {
         if record.len() > RECORD_BYTES_MAX {
             return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
         }
-        let cookie = socket_cookie(socket).map_err(io::Error::from)?;
-        let number = match self.with_room.first() {
-            Some(number) => *number,
-            None => self.open()?,
-        };
-        let Some(shard) = self.shards.get_mut(&number) else {
-            return Err(io::Error::from(io::ErrorKind::NotFound).into());
-        };
-        shard.park(socket, cookie, record)?;
-        if !shard.has_room() {
-            self.with_room.remove(&number);
+        loop {
+            let number = match self.with_room.first() {
+                Some(number) => *number,
+                None => self.open()?,
+            };
+            let Some(shard) = self.shards.get_mut(&number) else {
+                return Err(io::Error::from(io::ErrorKind::NotFound).into());
+            };
+            let parked = shard.park(socket, record);
+            if parked.is_err() || !shard.has_room() {
+                self.with_room.remove(&number);
+            }
+            match parked {
+                Ok(ticket) => {
+                    return Ok(Place {
+                        shard: number,
+                        ticket,
+                    });
+                }
+                // Where net.core.wmem_max is low, fewer fit than has_room says.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(Place {
-            shard: number,
-            cookie,
-        })
     }
 
     /// The connection at `place` has ended, and was shut down.
@@ -183,6 +190,14 @@ impl<K: Keeper> Lot<K> {
     /// Ends the connection at `place` unless somebody still has its descriptor.
     pub fn evict(&mut self, place: &Place) {
         self.take_away(place, Shard::evict);
+    }
+
+    /// Gives all shards up. Every connection ends with its last descriptor.
+    pub fn dissolve(&mut self) {
+        self.with_room.clear();
+        for number in std::mem::take(&mut self.shards).into_keys() {
+            self.forget(number);
+        }
     }
 
     /// Connections that are parked and have not ended.
@@ -200,12 +215,12 @@ impl<K: Keeper> Lot<K> {
         self.shards.len()
     }
 
-    fn take_away(&mut self, place: &Place, how: fn(&mut Shard, u64) -> io::Result<()>) {
+    fn take_away(&mut self, place: &Place, how: fn(&mut Shard, u32) -> io::Result<()>) {
         let number = place.shard;
         let Some(shard) = self.shards.get_mut(&number) else {
             return;
         };
-        if how(shard, place.cookie).is_err() {
+        if how(shard, place.ticket).is_err() {
             // It can't be told any more what lies where: nothing new is put there.
             self.with_room.remove(&number);
             return;
@@ -218,13 +233,14 @@ impl<K: Keeper> Lot<K> {
         }
     }
 
-    fn open(&mut self) -> Result<u32, ParkError> {
+    fn open(&mut self) -> Result<NonZeroU32, ParkError> {
         if self.shards.len() >= self.shards_max {
             return Err(ParkError::Full {
                 shards: self.shards_max,
             });
         }
-        let number = self.shards.last_key_value().map_or(1, |(last, _)| last + 1);
+        let last = self.shards.last_key_value();
+        let number = last.map_or(NonZeroU32::MIN, |(last, _)| last.saturating_add(1));
         let shard = Shard::new()?;
         let ends = shard.ends();
         self.keeper.keep(&name(number), &ends)?;
@@ -232,7 +248,7 @@ impl<K: Keeper> Lot<K> {
         Ok(number)
     }
 
-    fn insert(&mut self, number: u32, shard: Shard) {
+    fn insert(&mut self, number: NonZeroU32, shard: Shard) {
         if shard.has_room() {
             self.with_room.insert(number);
         }
@@ -240,7 +256,7 @@ impl<K: Keeper> Lot<K> {
     }
 
     /// Closes empty shards but one: `spare`, or any if it is not there.
-    fn drop_spare(&mut self, spare: u32) {
+    fn drop_spare(&mut self, spare: NonZeroU32) {
         let empty = self.shards.iter().filter(|(_, shard)| shard.live() == 0);
         let mut empty: Vec<_> = empty.map(|(number, _)| *number).collect();
         let kept = empty.iter().position(|number| *number == spare);
@@ -254,18 +270,24 @@ impl<K: Keeper> Lot<K> {
         }
     }
 
-    fn forget(&self, number: u32) {
+    fn forget(&self, number: NonZeroU32) {
         if let Err(error) = self.keeper.forget(&name(number)) {
             tracing::debug!(event = "manager_not_told", error = %error, "the service manager can't be told");
         }
     }
 }
 
-fn name(number: u32) -> String {
+/// Descriptors of shards that so many connections may need: twice as many as if all shards were full,
+/// since up to half of what lies in one may have ended.
+pub const fn shard_descriptors(connections: u64) -> u64 {
+    connections / (CONNECTIONS_PER_SHARD as u64) * 2 * (DESCRIPTORS_PER_SHARD as u64)
+}
+
+fn name(number: NonZeroU32) -> String {
     format!("{NAME_BEGIN}{number}")
 }
 
-fn number(name: &str) -> Option<u32> {
+fn number(name: &str) -> Option<NonZeroU32> {
     let digits = name.strip_prefix(NAME_BEGIN)?;
     let number = digits.parse().ok()?;
     // No other way to write it, such as "p+1".

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::mark::is_over;
@@ -16,10 +17,11 @@ const ENDED_MAX: usize = CONNECTIONS_PER_SHARD / 2;
 #[derive(Debug)]
 pub(super) struct Shard {
     queue: Queue,
-    /// The cookies of what lies in the queue, in order.
-    order: VecDeque<u64>,
+    /// The tickets of what lies in the queue, in order.
+    order: VecDeque<u32>,
     /// Those of it that have ended.
-    ended: HashSet<u64>,
+    ended: HashSet<u32>,
+    next_ticket: u32,
 }
 
 impl Shard {
@@ -33,6 +35,7 @@ impl Shard {
             queue,
             order: VecDeque::new(),
             ended: HashSet::new(),
+            next_ticket: 0,
         }
     }
 
@@ -42,7 +45,7 @@ impl Shard {
     /// # Errors
     /// It can't be read, or not to its end.
     pub(super) fn adopt(
-        number: u32,
+        number: NonZeroU32,
         ends: Vec<OwnedFd>,
         seen: &mut HashSet<u64>,
         parked: &mut Vec<Parked>,
@@ -66,15 +69,16 @@ impl Shard {
                     record,
                 } => {
                     let is_wanted = !is_over(&socket)? && seen.insert(cookie);
-                    let stays = is_wanted && shard.park(socket.as_fd(), cookie, &record).is_ok();
+                    let ticket = is_wanted.then(|| shard.park(socket.as_fd(), &record));
                     shard.queue.pop()?;
                     if is_wanted {
                         parked.push(Parked {
                             socket,
                             record,
-                            place: stays.then_some(Place {
+                            // Without room for it, it is served and not parked.
+                            place: ticket.and_then(Result::ok).map(|ticket| Place {
                                 shard: number,
-                                cookie,
+                                ticket,
                             }),
                         });
                     }
@@ -99,21 +103,18 @@ impl Shard {
         self.order.len() - self.ended.len()
     }
 
-    /// Takes in one more.
-    pub(super) fn park(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        cookie: u64,
-        record: &[u8],
-    ) -> io::Result<()> {
+    /// Takes in one more, and returns its ticket.
+    pub(super) fn park(&mut self, socket: BorrowedFd<'_>, record: &[u8]) -> io::Result<u32> {
         self.queue.push(socket, record)?;
-        self.order.push_back(cookie);
-        Ok(())
+        let ticket = self.next_ticket;
+        self.next_ticket = ticket.wrapping_add(1);
+        self.order.push_back(ticket);
+        Ok(ticket)
     }
 
     /// A connection has ended.
-    pub(super) fn leave(&mut self, cookie: u64) -> io::Result<()> {
-        self.ended.insert(cookie);
+    pub(super) fn leave(&mut self, ticket: u32) -> io::Result<()> {
+        self.ended.insert(ticket);
         while let Some(first) = self.order.front()
             && self.ended.contains(first)
         {
@@ -126,23 +127,23 @@ impl Shard {
     }
 
     /// Takes a connection out.
-    pub(super) fn evict(&mut self, cookie: u64) -> io::Result<()> {
-        self.ended.insert(cookie);
+    pub(super) fn evict(&mut self, ticket: u32) -> io::Result<()> {
+        self.ended.insert(ticket);
         self.turn()
     }
 
     /// Turns the queue once; what has ended is gone then.
     fn turn(&mut self) -> io::Result<()> {
         for _ in 0..self.order.len() {
-            if let Some(first) = self.order.front()
-                && !self.ended.contains(first)
-                && let Some(Message::Connection {
-                    socket,
-                    cookie,
-                    record,
-                }) = self.queue.first()?
-            {
-                self.park(socket.as_fd(), cookie, &record)?;
+            let Some(&first) = self.order.front() else {
+                break;
+            };
+            if !self.ended.contains(&first) {
+                if let Some(Message::Connection { socket, record, .. }) = self.queue.first()? {
+                    self.queue.push(socket.as_fd(), &record)?;
+                }
+                // It keeps its ticket.
+                self.order.push_back(first);
             }
             self.take_first()?;
         }

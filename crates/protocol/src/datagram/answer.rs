@@ -77,7 +77,7 @@ fn rank(kind: &Kind, refused: bool) -> u8 {
         Kind::Welcome(_) if refused => 1,
         Kind::Ack(_) => 2,
         Kind::Goodbye(_) => 3,
-        Kind::Welcome(_) | Kind::Answer(_) => 4,
+        Kind::Welcome(_) | Kind::Answer(_) | Kind::ComeBack(_) => 4,
     }
 }
 
@@ -102,7 +102,7 @@ fn short(kind: &Kind) -> Kind {
             marks: Vec::new(),
             ..*goodbye
         }),
-        Kind::Resync(_) | Kind::Answer(_) => kind.clone(),
+        Kind::Resync(_) | Kind::Answer(_) | Kind::ComeBack(_) => kind.clone(),
     }
 }
 
@@ -177,7 +177,7 @@ pub fn open_answer(bytes: &[u8], number: u64) -> Result<Vec<ToSlave>, NoAnswer> 
     match named {
         _ if left > 0 => Err(NoAnswer::Rest { left }),
         None => Err(NoAnswer::Unnumbered),
-        Some(named) if named != number => Err(NoAnswer::Other),
+        Some(named) if named == 0 => Err(NoAnswer::Other),
         Some(_) => Ok(messages),
     }
 }

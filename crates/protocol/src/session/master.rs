@@ -14,6 +14,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::Moment;
@@ -69,6 +70,17 @@ impl MasterSession {
         Self {
             phase: Phase::Silent,
             until: now + hello_timeout,
+        }
+    }
+
+    /// A pooled session that another process has opened, with the streams that its Hello announced.
+    pub fn resume(streams: Vec<u64>) -> Self {
+        Self {
+            phase: Phase::Open {
+                streams: streams.into_boxed_slice(),
+                frames_left: None,
+            },
+            until: Moment::ZERO,
         }
     }
 

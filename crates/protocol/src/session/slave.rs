@@ -17,7 +17,7 @@ use core::time::Duration;
 use crate::Moment;
 use crate::limits::{FRAME_PAYLOAD_BYTES_MAX, WINDOW_MAX};
 use crate::wire::{
-    Ack, Error, Gap, GapReason, Mark, MasterGoodbye, Pending, Resync, ToSlave, Welcome,
+    Ack, ComeBack, Error, Gap, GapReason, Mark, MasterGoodbye, Pending, Resync, ToSlave, Welcome,
     to_slave::Kind,
 };
 
@@ -48,6 +48,8 @@ pub enum Step {
     Resync(Resync),
     /// The master goes away and says when to come back.
     Goodbye(MasterGoodbye),
+    /// When to come back after a loss of this connection has changed.
+    ComeBack(ComeBack),
     /// The master refuses this session.
     Refused(Error),
     /// A kind of message that a newer minor version has and this one skips.
@@ -211,6 +213,7 @@ impl SlaveSession {
             Some(Kind::Resync(resync)) => Step::Resync(resync),
             Some(Kind::Goodbye(goodbye)) => Step::Goodbye(goodbye),
             Some(Kind::Error(error)) => Step::Refused(error),
+            Some(Kind::ComeBack(come_back)) => Step::ComeBack(come_back),
             // Which question is answered was looked at before.
             Some(Kind::Answer(_)) | None => Step::Skipped,
         }

@@ -46,7 +46,7 @@ fn millis(ms: u32) -> Duration {
 /// The bounds of a pause that is not told, after `away` without a master.
 fn bounds(limits: &BackoffLimits, is_first: bool, away: Duration) -> (Duration, Duration) {
     let bound = away.max(limits.base);
-    if bound >= limits.cap {
+    if bound >= limits.cap * 3 / 2 {
         (limits.cap / 2, limits.cap / 2 + limits.cap)
     } else if is_first {
         (Duration::ZERO, bound)
@@ -146,8 +146,7 @@ proptest! {
             back.push(now.saturating_since(Moment::ZERO + away));
         }
         let last = *back.iter().max().unwrap();
-        let longest = away.max(window);
-        let longest = if longest < limits.cap { longest } else { longest.max(limits.cap * 3 / 2) };
+        let longest = away.max(window).min(limits.cap * 3 / 2);
         prop_assert!(last <= longest, "{last:?}");
         let mut tenths = [0_usize; 10];
         for back in &back {

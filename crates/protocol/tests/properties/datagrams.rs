@@ -28,7 +28,7 @@ fn known(messages: &[ToSlave]) -> Vec<ToSlave> {
 
 /// Whether `short` may stand for `full`: it says nothing that `full` does not say.
 fn stands_for(short: &ToSlave, full: &ToSlave) -> bool {
-    use to_slave::Kind::{Ack, Answer, Error, Goodbye, Resync, Welcome};
+    use to_slave::Kind::{Ack, Answer, ComeBack, Error, Goodbye, Resync, Welcome};
     match (&short.kind, &full.kind) {
         (Some(Welcome(short)), Some(Welcome(full))) => short.marks == full.marks,
         (Some(Ack(short)), Some(Ack(full))) => {
@@ -45,6 +45,7 @@ fn stands_for(short: &ToSlave, full: &ToSlave) -> bool {
         }
         (Some(Resync(short)), Some(Resync(full))) => short == full,
         (Some(Answer(short)), Some(Answer(full))) => short == full,
+        (Some(ComeBack(short)), Some(ComeBack(full))) => short == full,
         _ => false,
     }
 }

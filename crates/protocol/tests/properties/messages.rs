@@ -181,6 +181,10 @@ fn welcome() -> impl Strategy<Value = Welcome> {
 /// Any message to the slave, now and then of a kind that is not known.
 pub(crate) fn to_slave() -> impl Strategy<Value = ToSlave> {
     use to_slave::Kind;
+    let come_back = any::<(u32, u32)>().prop_map(|(back_min_ms, back_max_ms)| ComeBack {
+        back_min_ms,
+        back_max_ms,
+    });
     let ack = (mark(), any::<i64>(), any::<i64>()).prop_map(|(mark, received_ms, sent_ms)| Ack {
         stream: mark.stream,
         sequence: mark.sequence,
@@ -209,6 +213,7 @@ pub(crate) fn to_slave() -> impl Strategy<Value = ToSlave> {
         1 => goodbye.prop_map(|goodbye| Some(Kind::Goodbye(goodbye))),
         1 => error.prop_map(|error| Some(Kind::Error(error))),
         1 => question().prop_map(|question| Some(Kind::Answer(Answer { question }))),
+        1 => come_back.prop_map(|come_back| Some(Kind::ComeBack(come_back))),
         1 => Just(None),
     ]
     .prop_map(|kind| ToSlave { kind })

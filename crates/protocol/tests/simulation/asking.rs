@@ -249,7 +249,7 @@ impl Asking {
                 self.window = error.retry.then_some((after, after * 2));
                 Some(self.lost())
             }
-            Step::Skipped => None,
+            Step::ComeBack(_) | Step::Skipped => None,
         }
     }
 

@@ -253,7 +253,7 @@ impl Exchange {
                 self.window = error.retry.then_some((after, after * 2));
                 return Some(self.lost());
             }
-            Step::Skipped => {}
+            Step::ComeBack(_) | Step::Skipped => {}
         }
         None
     }

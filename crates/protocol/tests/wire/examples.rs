@@ -373,6 +373,20 @@ fn answers() -> Vec<Example> {
                 ack(STREAM, 7, TIME_MS + 40, TIME_MS + 42),
             ],
         ),
+        example(
+            "come-back",
+            [to_slave(to_slave::Kind::ComeBack(ComeBack {
+                back_min_ms: 0,
+                back_max_ms: 2_000,
+            }))],
+        ),
+        example(
+            "come-back-extremes",
+            [to_slave(to_slave::Kind::ComeBack(ComeBack {
+                back_min_ms: u32::MAX,
+                back_max_ms: u32::MAX,
+            }))],
+        ),
         example("answer", [answer(QUESTION)]),
         example("answer-extremes", [answer(u64::MAX), answer(0)]),
         example(

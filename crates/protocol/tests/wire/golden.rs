@@ -96,6 +96,7 @@ fn full_example(message: &Either) -> &'static str {
             to_slave::Kind::Goodbye(_) => "master-goodbye",
             to_slave::Kind::Error(_) => "error",
             to_slave::Kind::Answer(_) => "answer",
+            to_slave::Kind::ComeBack(_) => "come-back",
         },
         _ => panic!("an example without a kind"),
     }

@@ -277,7 +277,7 @@ impl Link {
             End::NoRoom => Next::Pause(PORTS_PAUSE),
             End::Done => {
                 // A message that got through is as good as a session that has stayed up.
-                self.backoff = Backoff::new(self.config.backoff);
+                self.backoff.handle_done();
                 Next::Now
             }
             End::Return => {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rollcall_os::filesystem;
+use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
@@ -138,12 +139,22 @@ pub(super) fn is_sync_failure(error: &rusqlite::Error) -> bool {
     })
 }
 
+/// Whether the close leaves the write-ahead log as it is instead of folding it into the database.
+///
+/// It does while the database is being opened, and after a sync that failed: folding in would sync
+/// once more, and the kernel says yes to what it has dropped.
+pub(super) fn keep_log_at_close(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
+    let option = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(option, keep).map(|_| ())
+}
+
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let vfs = filesystem::sqlite_vfs(path);
     let connection = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
+    keep_log_at_close(&connection, true)?;
     // An operator may look at it with sqlite3, which locks it for moments.
     connection.busy_timeout(Duration::from_secs(2))?;
     let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;

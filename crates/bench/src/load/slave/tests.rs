@@ -15,9 +15,14 @@ impl Fixture {
         let fleet = Fleet {
             run: "test".to_owned(),
             interval_ms: 1000,
+            backoff: BackoffLimits {
+                base: Duration::from_millis(50),
+                cap: Duration::from_secs(1),
+                reset_after: Duration::from_secs(2),
+            },
         };
         Self {
-            slave: Slave::new(3, mode),
+            slave: Slave::new(3, mode, fleet.backoff),
             tally: Tally::new(),
             fleet,
         }

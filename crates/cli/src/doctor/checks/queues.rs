@@ -251,12 +251,12 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_close_is_named() {
-        let with = |close_wait| {
+        let with = |close_wait, unit: &str| {
             let traffic = Traffic {
                 users: vec![User {
                     owner: "app (pid 7)".to_owned(),
                     pid: Some(7),
-                    unit: Some("app.service".to_owned()),
+                    unit: Some(unit.to_owned()),
                     sockets: 200,
                     close_wait,
                 }],
@@ -264,12 +264,15 @@ mod tests {
             };
             find("close_wait", &[], &traffic).pop()
         };
-        assert_eq!(with(9), None);
-        assert_eq!(with(10).unwrap().severity, Severity::Notice);
-        let found = with(100).unwrap();
+        assert_eq!(with(9, "app.service"), None);
+        assert_eq!(with(10, "app.service").unwrap().severity, Severity::Notice);
+        let found = with(100, "app.service").unwrap();
         assert_eq!(found.severity, Severity::Warning);
         assert!(found.what.contains("app (pid 7)"), "{}", found.what);
         assert_eq!(found.mend.as_deref(), Some("systemctl restart app.service"));
+        for unit in ["session-3.scope", "user@1000.service"] {
+            assert_eq!(with(100, unit).unwrap().mend, None);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who is late, missing, left, and who is not.
 
-use rollcall_protocol::wire::SlaveGoodbye;
+use rollcall_protocol::wire::{GoodbyeReason, SlaveGoodbye};
 
 use super::*;
 
@@ -108,17 +108,181 @@ fn who_is_back_after_a_restart_is_held_to_its_interval_again() {
     assert_eq!(roll.slaves[0].shown.presence, Presence::Late);
 }
 
+fn say_goodbye(talker: &Talker, roll: &mut Roll, goodbye: SlaveGoodbye, now: Stamp) {
+    let bytes = payload(Kind::Goodbye(goodbye));
+    roll.handle_goodbye(talker.slot, &goodbye, &bytes, now);
+    roll.handle_disconnect(talker.slot, talker.session);
+}
+
+/// A slave that has reported at 0 and said goodbye at 100, with the interval of a second; what was told
+/// until then is on the disk.
+fn left(disk: &mut Disk, goodbye: SlaveGoodbye) -> (Roll, Talker) {
+    let mut roll = disk.restore(at(0));
+    let talker = Talker::connect(&mut roll, 1, 7, at(0));
+    talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
+    disk.write(roll.take_group(0));
+    say_goodbye(&talker, &mut roll, goodbye, at(100));
+    assert_eq!(row(&mut roll, "web-1").presence, Presence::Left, "at once");
+    assert_eq!(disk.write(roll.take_group(0)), [""; 0], "untold for now");
+    (roll, talker)
+}
+
+/// The next process of the slave, with a stream of its own.
+fn successor(roll: &mut Roll, now: Stamp) -> Talker {
+    let talker = Talker {
+        id: 1,
+        stream: 8,
+        session: 1_000_000,
+        slot: 0,
+    };
+    let hello = Hello {
+        previous: vec![7],
+        ..talker.hello(1, &[(8, 1)])
+    };
+    talker.greet(roll, hello, now).unwrap();
+    talker
+}
+
 #[test]
-fn a_goodbye_is_left_and_not_missing() {
+fn a_goodbye_is_left_and_not_missing_and_told_after_an_interval() {
+    let mut disk = Disk::default();
+    let (mut roll, _) = left(&mut disk, SlaveGoodbye::default());
+    roll.handle_tick(at(1099));
+    assert!(!roll.has_group());
+    roll.handle_tick(at(1100));
+    roll.handle_tick(at(900_000));
+    let told = roll.take_group(0);
+    assert_eq!(told.events[0].time_ms, at(100).wall_ms, "when it left");
+    assert_eq!(disk.write(told), ["Presence - up>left"], "once");
+    let mut roll = disk.restore(at(0));
+    assert_eq!(row(&mut roll, "web-1").presence, Presence::Left);
+    roll.handle_tick(at(900_000));
+    assert!(!roll.has_group(), "and not by the next master either");
+}
+
+#[test]
+fn a_restart_inside_the_interval_is_no_event_at_all() {
+    let mut disk = Disk::default();
+    let (mut roll, _) = left(&mut disk, SlaveGoodbye::default());
+    let since = at(0).wall_ms;
+    let talker = successor(&mut roll, at(900));
+    assert_eq!(
+        row(&mut roll, "web-1").presence,
+        Presence::Left,
+        "a report is a sign of life, a connection is none"
+    );
+    talker.report(&mut roll, 1, 0, "live", at(1000)).unwrap();
+    roll.handle_tick(at(1100));
+    assert_eq!(disk.write(roll.take_group(0)), [""; 0]);
+    for roll in [&mut roll, &mut disk.restore(at(0))] {
+        let row = row(roll, "web-1");
+        assert_eq!(row.presence, Presence::Up);
+        assert_eq!(row.since_ms, since, "it was never gone");
+    }
+    // Its deadlines run as if nothing had been.
+    roll.handle_tick(at(2500));
+    assert_eq!(disk.write(roll.take_group(0)), ["Presence - up>late"]);
+}
+
+#[test]
+fn a_restart_that_takes_longer_is_told() {
+    let mut disk = Disk::default();
+    let (mut roll, _) = left(&mut disk, SlaveGoodbye::default());
+    let talker = successor(&mut roll, at(1000));
+    roll.handle_tick(at(1100));
+    talker.report(&mut roll, 1, 0, "live", at(1200)).unwrap();
+    let told = disk.write(roll.take_group(0));
+    assert_eq!(told, ["Presence - up>left", "Presence - left>up"]);
+}
+
+/// Whoever was late when it said goodbye is told as back.
+#[test]
+fn what_is_told_next_follows_what_was_told_last() {
     let mut disk = Disk::default();
     let mut roll = disk.restore(at(0));
     let talker = Talker::connect(&mut roll, 1, 7, at(0));
     talker.report(&mut roll, 1, 0, "live", at(0)).unwrap();
-    let goodbye = SlaveGoodbye::default();
-    let bytes = payload(Kind::Goodbye(goodbye));
-    roll.handle_goodbye(talker.slot, &goodbye, &bytes, at(100));
-    roll.handle_tick(at(900_000));
-    assert_eq!(roll.slaves[0].shown.presence, Presence::Left);
+    roll.handle_tick(at(1500));
     disk.write(roll.take_group(0));
-    assert_eq!(disk.restore(at(0)).slaves[0].shown.presence, Presence::Left);
+    say_goodbye(&talker, &mut roll, SlaveGoodbye::default(), at(1600));
+    let talker = successor(&mut roll, at(1700));
+    talker.report(&mut roll, 1, 0, "live", at(1800)).unwrap();
+    assert_eq!(disk.write(roll.take_group(0)), ["Presence - late>up"]);
+}
+
+#[test]
+fn a_goodbye_is_told_once_by_a_master_that_was_restarted_meanwhile() {
+    // From the redo, and from a record.
+    for from_record in [false, true] {
+        let mut disk = Disk::default();
+        let (_, _) = left(&mut disk, SlaveGoodbye::default());
+        let mut roll = disk.restore(at(50_000));
+        if from_record {
+            disk.write(roll.take_group(0));
+            assert_eq!((disk.records.len(), disk.redo.len()), (1, 0));
+            roll = disk.restore(at(50_000));
+        }
+        assert_eq!(row(&mut roll, "web-1").presence, Presence::Left);
+        // It has the window like everybody.
+        roll.handle_tick(at(110_999));
+        assert!(!roll.has_group() || from_record);
+        roll.handle_tick(at(111_000));
+        let told = roll.take_group(0);
+        assert_eq!(told.events[0].time_ms, at(100).wall_ms);
+        assert_eq!(disk.write(told), ["Presence - up>left"]);
+        let mut roll = disk.restore(at(200_000));
+        roll.handle_tick(at(900_000));
+        let again = disk.write(roll.take_group(0));
+        assert_eq!(again, [""; 0], "from a record: {from_record}");
+    }
+}
+
+#[test]
+fn a_slave_that_is_restarted_beside_its_master_is_no_event() {
+    let mut disk = Disk::default();
+    let (_, _) = left(&mut disk, SlaveGoodbye::default());
+    let mut roll = disk.restore(at(50_000));
+    let talker = successor(&mut roll, at(100_000));
+    talker.report(&mut roll, 1, 0, "live", at(100_100)).unwrap();
+    roll.handle_tick(at(101_000));
+    assert_eq!(disk.write(roll.take_group(0)), [""; 0]);
+    let mut roll = disk.restore(at(0));
+    assert_eq!(row(&mut roll, "web-1").presence, Presence::Up);
+}
+
+#[test]
+fn who_says_when_it_will_be_back_and_is_not_is_missing() {
+    let restart = SlaveGoodbye {
+        reason: GoodbyeReason::Restart.into(),
+        back_ms: 90_000,
+    };
+    let mut disk = Disk::default();
+    let (mut roll, _) = left(&mut disk, restart);
+    roll.handle_tick(at(90_099));
+    assert!(!roll.has_group());
+    roll.handle_tick(at(90_100));
+    roll.handle_tick(at(900_000));
+    let told = disk.write(roll.take_group(0));
+    assert_eq!(told, ["Presence - up>missing"]);
+    let mut roll = disk.restore(at(0));
+    assert_eq!(row(&mut roll, "web-1").presence, Presence::Missing);
+}
+
+/// A reinstalled host takes the name over before the goodbye of the old one was told.
+#[test]
+fn a_goodbye_is_told_before_its_slave_is_replaced() {
+    let mut disk = Disk::default();
+    let (mut roll, _) = left(&mut disk, SlaveGoodbye::default());
+    let mut talker = Talker::connect(&mut roll, 2, 9, at(200));
+    talker.id = 3;
+    let hello = Hello {
+        name: "web-1".to_owned(),
+        ..talker.hello(1, &[(9, 1)])
+    };
+    talker.greet(&mut roll, hello, at(300)).unwrap();
+    let told = disk.write(roll.take_group(0));
+    assert_eq!(
+        told,
+        ["Enrolled - ->-", "Presence - up>left", "Enrolled - ->-"]
+    );
 }

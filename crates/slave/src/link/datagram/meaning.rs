@@ -55,7 +55,7 @@ impl Link {
             None if progress => End::Again,
             None => {
                 // The master has taken it for a copy of an older question.
-                self.datagrams.numbers.jump();
+                
                 End::Lost {
                     error: LinkError::NotTaken,
                     open: true,
@@ -107,7 +107,8 @@ impl Reading<'_> {
                 Some(End::Again)
             }
             Step::Refused(error) => Some(End::Refused(error)),
-            Step::Skipped => None,
+            // It is for connections that stay.
+            Step::ComeBack(_) | Step::Skipped => None,
         };
         if let Some(end) = end {
             self.end.get_or_insert(end);
@@ -144,7 +145,7 @@ impl Reading<'_> {
         link.plan_return();
         link.payload_bytes_max = payload_bytes_max(welcome);
         link.owed.clone_from(&opened.gaps);
-        self.acked.extend(&opened.marks);
+        
         None
     }
 }

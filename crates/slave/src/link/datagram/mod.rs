@@ -116,7 +116,6 @@ impl Link {
                 }
                 Asked::Drained => return Ok(Some(End::Stopped)),
                 Asked::Lost(error) => {
-                    self.spool.acked(question.sent.clone()).await?;
                     if small {
                         // It was not for the size.
                         self.datagrams.narrow_until = None;
@@ -124,7 +123,7 @@ impl Link {
                     return Ok(Some(self.unanswered(error)));
                 }
                 // The kernel has learnt of a narrower path.
-                Asked::TooLarge(_) if line.room() < room => return Ok(None),
+                Asked::TooLarge(owed) if line.room() < room => owed,
                 // It does not say of which. A small question is one that every path takes; where even
                 // that is too large, there is TCP.
                 Asked::TooLarge(_) if small => return Ok(None),
@@ -140,7 +139,7 @@ impl Link {
     /// The next address of the master is asked next time.
     fn unanswered(&mut self, error: LinkError) -> End {
         self.datagrams.turn = self.datagrams.turn.wrapping_add(1);
-        End::Lost { error, open: true }
+        End::Lost { error, open: false }
     }
 
     /// Puts back what could not be told.
@@ -178,7 +177,7 @@ impl Link {
     }
 
     fn tell_large(&mut self, master: &str, bytes: usize, room: usize) {
-        if !std::mem::replace(&mut self.datagrams.told_large, false) {
+        if !std::mem::replace(&mut self.datagrams.told_large, true) {
             tracing::info!(
                 event = "datagram_too_large",
                 master,

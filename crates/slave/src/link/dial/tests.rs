@@ -79,13 +79,12 @@ async fn a_silent_address_costs_a_moment() {
 async fn a_refusal_costs_nothing() {
     let (_socket, refusing) = closed();
     let (_alive, address) = listener();
+    let mut addresses = VecDeque::from([refusing; 8]);
+    addresses.push_back(address);
     let begun = clock::boot();
-    dialer()
-        .race([refusing, refusing, address].into())
-        .await
-        .unwrap();
+    dialer().race(addresses).await.unwrap();
     let took = clock::boot().saturating_since(begun);
-    assert!(took < ATTEMPT_DELAY, "{took:?}");
+    assert!(took < 4 * ATTEMPT_DELAY, "{took:?}");
 }
 
 #[tokio::test]

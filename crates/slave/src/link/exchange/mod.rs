@@ -291,6 +291,10 @@ impl<'a> Exchange<'a> {
                 self.last(End::Again)
             }
             Step::Refused(error) => self.last(End::Refused(error)),
+            Step::ComeBack(come_back) => {
+                self.link.told(come_back.back_min_ms, come_back.back_max_ms);
+                None
+            }
             Step::Skipped => None,
         }
     }

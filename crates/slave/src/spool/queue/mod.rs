@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use rollcall_protocol::limits::STREAMS_MAX;
 use rollcall_protocol::wire::{self, GapReason};
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::entries::{self, Line, Totals};
@@ -54,9 +53,7 @@ pub(super) struct Queue {
 impl Queue {
     /// Leaves the files as they are after a sync that failed.
     pub(super) fn abandon(self, error: &rusqlite::Error) -> SpoolError {
-        let kept = self
-            .connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        let kept = database::keep_log_at_close(&self.connection, true);
         if let Err(error) = kept {
             tracing::debug!(event = "spool_close_failed", error = %error, "the log of the spool is folded in at its close");
         }

@@ -87,6 +87,7 @@ impl Queue {
         let slave_id = identity::of(&folder, &connection, old, failed)?;
         let introduced = identity::introduced(&connection, old, introduced).map_err(failed)?;
         let state = State::read(&connection, random_stream()?).map_err(failed)?;
+        database::keep_log_at_close(&connection, false).map_err(failed)?;
         Ok(Self {
             folder,
             connection,
