@@ -151,7 +151,21 @@ fn no_end_of_the_master_is_an_event_of_its_slaves() {
     assert!(told.contains("Watchdog timeout"), "{told}");
     let row = wait_for_report(&machine);
 
+    assert_eq!(presences(&machine), before);
     assert_eq!(row["gaps"], 0, "{row}");
+    assert_eq!(row["duplicates"], 0, "{row}");
+    // Its one connection has outlived nine processes.
+    assert_eq!(row["reconnects"], 0, "{row}");
+    assert!(journal(&machine, &format!("-u {SLAVE} EVENT=master_goodbye")).is_empty());
+
+    // A stop for good is another thing: the slave is told.
+    machine.run(&format!("systemctl stop {MASTER}"));
+    wait_until(PATIENCE, "the goodbye", || {
+        let told = journal(&machine, &format!("-u {SLAVE} EVENT=master_goodbye"));
+        (!told.is_empty()).then_some(())
+    });
+    machine.run(&format!("systemctl start {MASTER}"));
+    wait_for_report(&machine);
     assert_eq!(presences(&machine), before);
 }
 
@@ -215,7 +229,8 @@ fn packages_start_restart_keep_and_purge() {
     let pid = machine.property(MASTER, "MainPID");
     machine.run("dpkg --install --force-confold rollcall-master_*.deb");
     wait_for_successor(&machine, MASTER, &pid);
-    wait_for_report(&machine);
+    let row = wait_for_report(&machine);
+    assert_eq!(row["reconnects"], 0, "{row}");
     assert_eq!(presences(&machine), before);
 
     for file in [

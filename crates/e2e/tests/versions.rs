@@ -232,6 +232,8 @@ fn a_spool_of_every_version_is_delivered() {
         restore(&version, "spool.db", folder.path(), "spooled-state");
         let mut master = Master::started(folder.path());
         let mut slave = Slave::new(folder.path(), "spooled", &[master.address()], "200ms");
+        // However old the fixture is.
+        slave.config.set("spool.age_max", "3650d");
         slave.start();
         let ready = slave.wait_for_event("slave_ready");
         assert_eq!(

@@ -1,9 +1,11 @@
 //! UDP sockets as Rollcall wants them: room for a fleet that asks at once, and no fragments.
 
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
+use rustix::fs::fstat;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, ip_mtu, ipv6_mtu, set_ip_mtu_discover,
     set_ipv6_mtu_discover,
@@ -51,6 +53,45 @@ pub fn bind(address: SocketAddr, options: &ListenOptions) -> Result<UdpSocket, L
 /// What getsockopt(2) says.
 pub fn receive_buffer_bytes(socket: &impl AsFd) -> io::Result<usize> {
     SockRef::from(socket).recv_buffer_size()
+}
+
+/// The inode of a socket, by which [`overflowed`] knows it.
+///
+/// # Errors
+/// What fstat(2) says.
+pub fn inode(socket: &impl AsFd) -> io::Result<u64> {
+    Ok(fstat(socket)?.st_ino)
+}
+
+/// How many datagrams the kernel has dropped because the receive buffers of the sockets with these
+/// inodes were full (the column "drops" of /proc/net/udp, proc_net(5)).
+///
+/// # Errors
+/// If the kernel's table can't be read.
+pub fn overflowed(inodes: &[u64]) -> io::Result<u64> {
+    let mut all = 0;
+    for table in ["/proc/net/udp", "/proc/net/udp6"] {
+        match fs::read_to_string(table) {
+            Ok(text) => {
+                all += text
+                    .lines()
+                    .filter_map(|line| drops(line, inodes))
+                    .sum::<u64>()
+            }
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+/// What a line of the table says of one of these sockets.
+fn drops(line: &str, inodes: &[u64]) -> Option<u64> {
+    let mut words = line.split_whitespace();
+    let inode: u64 = words.nth(9)?.parse().ok()?;
+    let drops = words.nth(2)?.parse().ok()?;
+    inodes.contains(&inode).then_some(drops)
 }
 
 /// Has datagrams that are too large for the path refused (EMSGSIZE) instead of cut into fragments, of
@@ -117,5 +158,25 @@ mod tests {
         let error = slave.send(&vec![0; largest + 1]).unwrap_err();
         // EMSGSIZE
         assert_eq!(error.raw_os_error(), Some(90));
+    }
+
+    #[test]
+    fn what_overflows_is_counted_for_its_socket_only() {
+        let [full, other] = [(), ()].map(|()| bind(loopback(), &OPTIONS).unwrap());
+        SockRef::from(&full).set_recv_buffer_size(1).unwrap();
+        let sender = UdpSocket::bind(loopback()).unwrap();
+        sender.connect(full.local_addr().unwrap()).unwrap();
+        let count = |socket| overflowed(&[inode(socket).unwrap()]).unwrap();
+        assert_eq!(count(&full), 0);
+        for _ in 0..100 {
+            sender.send(&[0; 1000]).unwrap();
+        }
+        let mut received = 0;
+        while full.recv(&mut [0; 1000]).is_ok() {
+            received += 1;
+        }
+        assert!(received < 100);
+        assert_eq!(count(&full), 100 - received);
+        assert_eq!(count(&other), 0);
     }
 }

@@ -334,7 +334,8 @@ impl Slave {
         tally: &mut Tally,
     ) -> Result<(), Fault> {
         if self.window.is_some() {
-            return Err(Fault::Violation(ErrorKind::BadFrame));
+            // The master was restarted, and can't tell whether it had said so before.
+            return Ok(());
         }
         self.window = Some(welcome.window);
         if !self.ever_welcomed {

@@ -16,6 +16,8 @@
 
 mod record;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

@@ -17,7 +17,7 @@ use crate::listener::{Accepting, canonical};
 
 /// Why a connection is not gone on with. Its slave connects anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dropped {
+pub(super) enum Dropped {
     /// It has broken meanwhile.
     Broken,
     /// The process before may have sent a frame in part.
@@ -103,14 +103,18 @@ fn go_on(accepting: &Accepting, parked: Parked, tally: &mut Tally) {
 }
 
 /// A connection that is gone on with.
-enum Kind {
+pub(super) enum Kind {
     /// Its Hello was not consumed.
     Silent(Connection),
     /// Its session is open.
     Open(Connection, Resumed),
 }
 
-fn begin(accepting: &Accepting, stream: &TcpStream, record: &[u8]) -> Result<Kind, Dropped> {
+pub(super) fn begin(
+    accepting: &Accepting,
+    stream: &TcpStream,
+    record: &[u8],
+) -> Result<Kind, Dropped> {
     let reactor = &accepting.reactor;
     let begun = parking::find(stream).map_err(|_| Dropped::Broken)?;
     let peer = stream.peer_addr().map_err(|_| Dropped::Broken)?;

@@ -1,5 +1,9 @@
 //! What became of datagrams, for `/metrics`.
 
+use std::sync::{PoisonError, RwLock};
+
+use rollcall_os::udp;
+
 use crate::stats::Counter;
 
 /// One for all sockets.
@@ -21,10 +25,28 @@ pub(crate) struct DatagramFigures {
     pub(crate) shortened: Counter,
     /// Answers that the kernel did not take.
     pub(crate) unsent: Counter,
+    /// The sockets, by their inodes.
+    sockets: RwLock<Vec<u64>>,
 }
 
 impl DatagramFigures {
-    /// All of them, with their names and what they mean.
+    /// One more socket.
+    pub(crate) fn add_socket(&self, inode: u64) {
+        let mut sockets = self.sockets.write().unwrap_or_else(PoisonError::into_inner);
+        sockets.push(inode);
+    }
+
+    /// Datagrams that the kernel has dropped before anybody could look at them; `None` if it does not
+    /// tell.
+    pub(crate) fn overflowed(&self) -> Option<u64> {
+        let sockets = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
+        if sockets.is_empty() {
+            return Some(0);
+        }
+        udp::overflowed(&sockets).ok()
+    }
+
+    /// All counters of the master's own, with their names and what they mean.
     pub(crate) fn all(&self) -> [(&'static str, &'static str, &Counter); 8] {
         [
             (

@@ -97,6 +97,9 @@ impl Datagrams {
     /// Receives from `socket` until told to stop.
     pub(crate) async fn run(self, socket: Socket) {
         let socket = Rc::new(socket);
+        if let Ok(inode) = udp::inode(&socket.socket) {
+            self.reactor.stats().datagrams.add_socket(inode);
+        }
         let mut buffer = vec![0; PIECES * PIECE_BYTES].into_boxed_slice();
         loop {
             let ready = tokio::select! {

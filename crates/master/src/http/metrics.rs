@@ -86,9 +86,7 @@ impl Collector for Figures {
         self.roll(&mut page)?;
         self.traffic(&mut page)?;
         self.listeners(&mut page)?;
-        for (name, help, counter) in self.stats.datagrams.all() {
-            page.counter(name, help, counter.get())?;
-        }
+        self.datagrams(&mut page)?;
         self.store(&mut page)
     }
 }
@@ -186,6 +184,20 @@ impl Figures {
             page.counter(name, help, counter.get())?;
         }
         Ok(())
+    }
+
+    fn datagrams(&self, page: &mut Page<'_>) -> fmt::Result {
+        let figures = &self.stats.datagrams;
+        for (name, help, counter) in figures.all() {
+            page.counter(name, help, counter.get())?;
+        }
+        figures.overflowed().map_or(Ok(()), |overflowed| {
+            page.counter(
+                "rollcall_datagrams_overflowed",
+                "Datagrams that the kernel dropped because its receive buffer was full",
+                overflowed,
+            )
+        })
     }
 
     fn listeners(&self, page: &mut Page<'_>) -> fmt::Result {

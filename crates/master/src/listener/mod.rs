@@ -19,7 +19,7 @@ mod inherited;
 mod overlap;
 mod reserve;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};

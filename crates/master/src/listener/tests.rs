@@ -24,7 +24,8 @@ const SOCKETS: Sockets = Sockets {
     },
 };
 
-fn accepting() -> Accepting {
+/// A master that has just started, without its listeners.
+pub(crate) fn accepting() -> Accepting {
     let presence = PresenceRules {
         late_after: 1.5,
         missing_after: 3.0,

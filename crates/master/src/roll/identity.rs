@@ -108,7 +108,7 @@ impl Slave {
         let heard = &mut self.claims_mut().heard;
         let known = heard.filter(|(stream, _)| *stream == hello.stream);
         let (_, since) = *heard.insert(known.unwrap_or((hello.stream, stamp.at)));
-        stamp.at.saturating_since(since) >= LATE_DATAGRAMS_MAX * 1000
+        stamp.at.saturating_since(since) >= LATE_DATAGRAMS_MAX
     }
 
     /// `hello` was told to start a new stream; whether that is news.
@@ -129,7 +129,7 @@ impl Slave {
             return false;
         };
         let is_new = self.ledger.mark(hello.stream).is_none();
-        let takes = false && is_new && hello.previous.first() == Some(&claims.offered);
+        let takes = is_new && hello.previous.first() == Some(&claims.offered);
         if takes {
             claims.resynced = claims.offered;
         }

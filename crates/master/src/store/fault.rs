@@ -33,7 +33,7 @@ pub(super) enum Fault {
 /// Sorts an error met while writing the database at `path`.
 pub(super) fn classify(error: &rusqlite::Error, path: &Path) -> Fault {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let Some(failure) = error.sqlite_error() else {
+    let Some(failure) = error.sqlite_error().filter(|_| !is_sync_failure(error)) else {
         return Fault::Final;
     };
     match failure.code {
@@ -48,12 +48,10 @@ pub(super) fn classify(error: &rusqlite::Error, path: &Path) -> Fault {
         ErrorCode::CannotOpen => passing(directory, probe(path)),
         // SQLite keeps the system's error number to itself. Whether it was space is asked of the
         // directory; an fsync that failed is final whatever the directory says now.
-        ErrorCode::SystemIoFailure if failure.extended_code != ffi::SQLITE_IOERR_FSYNC => {
-            match probe(path) {
-                Some(errno) if is_passing(errno) => passing(directory, Some(errno)),
-                _ => Fault::Final,
-            }
-        }
+        ErrorCode::SystemIoFailure => match probe(path) {
+            Some(errno) if is_passing(errno) => passing(directory, Some(errno)),
+            _ => Fault::Final,
+        },
         _ if is_damage(error) => Fault::Damaged,
         _ => Fault::Final,
     }
@@ -76,6 +74,12 @@ pub(super) fn is_environment(error: &rusqlite::Error) -> bool {
                 | ErrorCode::SystemIoFailure
         )
     )
+}
+
+/// Whether a sync failed: what was to be synced may be gone, and the next sync would say yes.
+pub(super) fn is_sync_failure(error: &rusqlite::Error) -> bool {
+    let failure = error.sqlite_error();
+    failure.is_some_and(|failure| failure.extended_code == ffi::SQLITE_IOERR_FSYNC)
 }
 
 /// Whether the error says that the file's content is wrong.

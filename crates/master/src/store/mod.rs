@@ -212,6 +212,8 @@ impl Store {
         })?;
         let lock = lock::take(directory)?;
         let (database, loaded) = salvage::open_or_set_aside(&Self::database(directory))?;
+        schema::keep_log_at_close(&database.connection, false)
+            .map_err(|source| database.fault("set up", source))?;
         tracing::info!(
             event = "store_opened",
             path = %Self::database(directory).display(),

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, Row, Transaction, params};
 
 use super::checksum;
 use super::events;
-use super::fault::is_environment;
+use super::fault::{is_environment, is_sync_failure};
 use super::rows::{RedoRow, SlaveRow, State};
 use super::schema::{self, Database};
 use super::{Loaded, StoreError, file_time};
@@ -120,6 +120,9 @@ fn open_checked(path: &Path) -> Result<(Database, Loaded), StoreError> {
         );
     }
     if let Err(error) = set_open(&database.connection, true) {
+        if is_sync_failure(&error) {
+            return Err(database.fault("sync", error));
+        }
         tracing::warn!(event = "store_mark_failed", path = %path.display(), error = %error, "could not note in the database that it is in use");
     }
     Ok((database, loaded))

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rollcall_os::filesystem;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::checksum::damage;
@@ -62,6 +63,7 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     let vfs = filesystem::sqlite_vfs(path);
     let connection =
         Connection::open_with_flags_and_vfs(path, flags, vfs).map_err(fault("open"))?;
+    keep_log_at_close(&connection, true).map_err(fault("set up"))?;
     let mut database = Database {
         connection,
         path: path.to_owned(),
@@ -70,6 +72,15 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     set_up(&database.connection).map_err(fault("set up"))?;
     migration::migrate(&mut database, found)?;
     Ok(database)
+}
+
+/// Whether the close leaves the write-ahead log as it is instead of folding it into the database.
+///
+/// It does while the database is being opened, and after a sync that failed: folding in would sync
+/// once more, and the kernel says yes to what it has dropped.
+pub(super) fn keep_log_at_close(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
+    let option = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(option, keep).map(|_| ())
 }
 
 /// Refuses an SQLite that can lose what it has committed.

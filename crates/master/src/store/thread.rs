@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use rollcall_os::clock;
 use rollcall_protocol::Moment;
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
@@ -14,7 +13,7 @@ use super::events::{self, Bounds};
 use super::fault::{self, Fault};
 use super::rows::State;
 use super::salvage;
-use super::schema::Database;
+use super::schema::{self, Database};
 use super::{Group, Outcome, Retention, StoreError};
 
 /// The pause before the first retry of a group; it doubles up to [`RETRY_PAUSE_MAX`].
@@ -80,6 +79,9 @@ impl Writer {
         }
         if let Err(error) = salvage::set_open(&self.database.connection, false) {
             tracing::warn!(event = "store_close_failed", error = %error, "the end of the run could not be noted");
+            if fault::is_sync_failure(&error) {
+                return self.abandon();
+            }
         }
         // The last connection to close folds the log into the database; the next start would do it, too.
         if let Err((_still_open, error)) = self.database.connection.close() {
@@ -228,8 +230,7 @@ impl Writer {
     /// Leaves the files as they are: after a failed fsync the next one would say yes to what the kernel
     /// has dropped.
     fn abandon(self) {
-        let connection = self.database.connection;
-        let kept = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        let kept = schema::keep_log_at_close(&self.database.connection, true);
         if let Err(error) = kept {
             tracing::warn!(event = "store_close_failed", error = %error, "the log of the database is folded in at its close");
         }

@@ -164,19 +164,20 @@ impl<K: Keeper> Lot<K> {
             let Some(shard) = self.shards.get_mut(&number) else {
                 return Err(io::Error::from(io::ErrorKind::NotFound).into());
             };
-            let parked = shard.park(socket, record);
-            if parked.is_err() || !shard.has_room() {
-                self.with_room.remove(&number);
-            }
-            match parked {
+            match shard.park(socket, record) {
                 Ok(ticket) => {
+                    if !shard.has_room() {
+                        self.with_room.remove(&number);
+                    }
                     return Ok(Place {
                         shard: number,
                         ticket,
                     });
                 }
                 // Where net.core.wmem_max is low, fewer fit than has_room says.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.with_room.remove(&number);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -177,7 +177,7 @@ pub fn open_answer(bytes: &[u8], number: u64) -> Result<Vec<ToSlave>, NoAnswer> 
     match named {
         _ if left > 0 => Err(NoAnswer::Rest { left }),
         None => Err(NoAnswer::Unnumbered),
-        Some(named) if named == 0 => Err(NoAnswer::Other),
+        Some(named) if named != number => Err(NoAnswer::Other),
         Some(_) => Ok(messages),
     }
 }

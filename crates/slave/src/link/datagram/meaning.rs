@@ -55,7 +55,7 @@ impl Link {
             None if progress => End::Again,
             None => {
                 // The master has taken it for a copy of an older question.
-                
+                self.datagrams.numbers.jump();
                 End::Lost {
                     error: LinkError::NotTaken,
                     open: true,
@@ -145,7 +145,7 @@ impl Reading<'_> {
         link.plan_return();
         link.payload_bytes_max = payload_bytes_max(welcome);
         link.owed.clone_from(&opened.gaps);
-        
+        self.acked.extend(&opened.marks);
         None
     }
 }

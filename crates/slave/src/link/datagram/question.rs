@@ -192,7 +192,7 @@ impl Writer {
         // It may have been spooled after Hello's figures were taken. A Hello that knows less than its
         // question has brought would look like one of an older state, when it comes once more.
         if stream == self.hello.stream {
-            
+            self.hello.next_sequence = self.hello.next_sequence.max(sequence + 1);
         }
         None
     }
