@@ -25,9 +25,11 @@
 //! that a test started are ended, by their pid.
 //!
 //! Environment: `ROLLCALL_E2E_BIN_DIR` has programs that are built already, for example
-//! `target/release`; `ROLLCALL_E2E_PACKAGES` has packages, for example `target/debian`. `ROLLCALL_CI_STRICT=1` makes tests fail that would be skipped for want of root
-//! or of check plugins. `ROLLCALL_RESTARTS` is how often tests/restarts.rs kills the master (20).
-//! `UPDATE_DOCS=1` has tests/docs.rs write `docs/configuration.md` anew.
+//! `target/release`; `ROLLCALL_E2E_PACKAGES` has packages, for example `target/debian`.
+//! `ROLLCALL_CI_STRICT=1` makes tests fail that would be skipped for want of root or of check plugins.
+//! `ROLLCALL_RESTARTS` is how often tests/restarts.rs kills the master (20), `ROLLCALL_FLEET` how many
+//! slaves tests/systemd.rs connects (1000). `UPDATE_DOCS=1` has tests/docs.rs write
+//! `docs/configuration.md` anew.
 #![forbid(unsafe_code)]
 
 pub mod api;

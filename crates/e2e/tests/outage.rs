@@ -1,8 +1,9 @@
 //! A master that is away: its fleet comes back evenly and nobody is blamed; who died meanwhile is missed,
 //! once; and readers see the roll before the first slave is there.
 //!
-//! `ROLLCALL_FLEET=10000 cargo test -p rollcall-e2e --test outage -- --nocapture --test-threads 1` does it
-//! with 10,000 slaves, and prints when they came back.
+//! With 10,000 slaves, on programs of a release build (`cargo build --release --bins`):
+//! `ROLLCALL_E2E_BIN_DIR=$PWD/target/release ROLLCALL_FLEET=10000 cargo test -p rollcall-e2e --test outage -- --nocapture
+//! --test-threads 1`. It prints when they came back.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,6 +50,11 @@ fn spawn(folder: &Path, name: &str, master: &Master, slaves: usize, more: &[&str
 fn wait_for_fleet(master: &Master, slaves: usize) -> Vec<SlaveRow> {
     let api = master.api();
     wait_until(PATIENCE * 3, "all slaves to be up", || {
+        // A glance: the rows of a large roll keep a master busy.
+        let up = api.metric("rollcall_slaves{presence=\"up\"}").ok()?;
+        if up < slaves as f64 {
+            return None;
+        }
         let rows = api.slaves().ok()?;
         let up = rows.iter().filter(|row| row.presence == Presence::Up);
         (up.count() == slaves).then_some(rows)
@@ -114,7 +120,7 @@ fn those_who_die_during_an_outage_are_missed_once_and_nobody_else_is() {
     };
     acks(100.0);
     let early = changes(&master, |_| true);
-    assert!(early.is_empty(), "within the time to come back: {early:#?}");
+    assert_eq!(early.first(), None, "within the time to come back");
     master.kill_and_wait();
     master.start();
     wait_until(PATIENCE, "the dead to be late", || {
@@ -130,14 +136,15 @@ fn those_who_die_during_an_outage_are_missed_once_and_nobody_else_is() {
     // Long enough for anybody else to be missed as well.
     let wrong = watch_for(Duration::from_secs(4), || {
         let others = changes(&master, |name| !dead.contains(name));
-        (!others.is_empty()).then_some(others)
+        let first = others.first().cloned();
+        first.map(|first| (others.len(), first))
     });
     assert_eq!(wrong, None, "those who live were told as something else");
     let events = changes(&master, |_| true);
     let names: Vec<&str> = dead.iter().map(String::as_str).collect();
     assert_eq!(told(&events, "late"), names, "once each");
     assert_eq!(told(&events, "missing"), names, "once each");
-    assert_eq!(events.len(), 2 * DEAD, "{events:#?}");
+    assert_eq!(events.len(), 2 * DEAD, "and nothing else");
 }
 
 /// All slaves lose the master at once, and it is back at once, without anybody who keeps its listener.
@@ -164,6 +171,9 @@ fn assert_a_fleet_comes_back_evenly(signal: Signal) {
     let api = master.api();
     let mut back = wait_until(PATIENCE, "all slaves to be back", || {
         assert!(!bench.has_ended(), "the fleet has given up");
+        if api.metric("rollcall_connections").ok()? < fleet as f64 {
+            return None;
+        }
         let rows = api.slaves().ok()?;
         let back = rows.iter().filter_map(|row| row.connected_since_ms);
         let back: Vec<i64> = back.filter(|since_ms| *since_ms > lost_ms).collect();
@@ -191,8 +201,7 @@ fn assert_a_fleet_comes_back_evenly(signal: Signal) {
     assert!(peak * BINS < fleet * 3, "a herd: {bins:?}");
     // The second that a busy machine may take to greet the last one.
     assert!(last <= WINDOW + Duration::from_secs(1), "{last:?} {bins:?}");
-    let wrong = changes(&master, |_| true);
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(changes(&master, |_| true).first(), None);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use rollcall_e2e::binaries::{self, BENCH};
 use rollcall_e2e::machine::{Machine, packages};
 use rollcall_e2e::{source, wait_until};
+use rollcall_os::clock;
 use serde_json::Value;
 
 /// systemd has many things to do, and this machine may be busy.
@@ -202,6 +204,65 @@ fn a_socket_unit_listens_while_the_master_is_away() {
     // Whoever connects starts it: the slave does.
     wait_for_successor(&machine, MASTER, "0");
     wait_for_report(&machine);
+}
+
+/// A fleet outlives whatever systemd does with the master: no connection breaks, nothing is lost, and nobody
+/// is overdue. `ROLLCALL_FLEET` is its size (1000).
+#[test]
+fn a_fleet_outlives_restarts_and_kills_of_the_master() {
+    const REPORTING_S: u64 = 60;
+    const DISTURBED: Duration = Duration::from_secs(40);
+    let Some(machine) = boot("a_fleet_outlives_restarts_and_kills_of_the_master") else {
+        return;
+    };
+    let size = std::env::var("ROLLCALL_FLEET").unwrap_or_else(|_| "1000".to_owned());
+    let slaves: usize = size.parse().expect("ROLLCALL_FLEET is a number");
+    machine.run(&format!("systemctl stop {SLAVE}"));
+    let bench = std::fs::read(binaries::path(BENCH)).expect("the bench can be read");
+    machine.write("/usr/bin/rollcall-bench", &bench);
+    machine.run(&format!(
+        "chmod 755 /usr/bin/rollcall-bench
+         systemd-run --quiet --unit=fleet --property=RemainAfterExit=yes --property=LimitNOFILE=65536 \\
+             rollcall-bench --master 127.0.0.1:7412 --slaves {slaves} --rate 0.5 --duration {REPORTING_S}s"
+    ));
+    wait_until(PATIENCE, "the fleet to report", || {
+        let up = machine.run("rollcall ls --presence up --json");
+        (up.matches("\"name\"").count() == slaves).then_some(())
+    });
+
+    let begun = clock::boot();
+    let mut rounds = 0;
+    while clock::boot().saturating_since(begun) < DISTURBED {
+        let mut pid = machine.property(MASTER, "MainPID");
+        machine.run(&format!("systemctl restart {MASTER}"));
+        pid = wait_for_successor(&machine, MASTER, &pid);
+        machine.run(&format!("kill -KILL {pid}"));
+        wait_for_successor(&machine, MASTER, &pid);
+        machine.run("systemctl daemon-reexec");
+        rounds += 1;
+    }
+    assert!(rounds > 2, "only {rounds} rounds in {DISTURBED:?}");
+    wait_until(PATIENCE, "the fleet to end", || {
+        (machine.property("fleet.service", "SubState") != "running").then_some(())
+    });
+    let said = machine.run("journalctl --no-pager -u fleet -o cat");
+    // It ends with 0 only if every report was acked on the connection that it was sent on.
+    assert_eq!(
+        machine.property("fleet.service", "Result"),
+        "success",
+        "{said}"
+    );
+    let overdue = machine.run(
+        "rollcall events --kind presence --json -n 10000 | jq -c 'select(.to == \"late\" or .to == \"missing\")'",
+    );
+    assert_eq!(overdue, "", "{said}");
+    // What had been committed and not yet consumed when the master was killed is read again, and
+    // counted as a duplicate instead of being applied again.
+    let counted = machine.run(
+        "rollcall ls --json | jq -c '[.slaves[] | select(.name != \"web-1\")] | [(map(.applied) | add), (map(.gaps) | add), (map(.reconnects) | add)]'",
+    );
+    let reports = u64::try_from(slaves).expect("a small number") * REPORTING_S / 2;
+    assert_eq!(counted.trim(), format!("[{reports},0,0]"), "{said}");
 }
 
 #[test]

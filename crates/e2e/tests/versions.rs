@@ -342,9 +342,9 @@ fn a_master_serves_a_slave_of_protocol_version_1() {
             panic!("no Welcome: {heard:?}");
         };
         assert_eq!(welcome.version, 1);
-        let acked = rest.iter().filter_map(|message| match message {
-            to_slave::Kind::Ack(ack) => Some(ack.sequence),
-            to_slave::Kind::Goodbye(goodbye) => Some(goodbye.marks[0].sequence),
+        let acked = rest.iter().map(|message| match message {
+            to_slave::Kind::Ack(ack) => ack.sequence,
+            to_slave::Kind::Goodbye(goodbye) => goodbye.marks[0].sequence,
             other => panic!("{other:?} to a slave of version 1"),
         });
         assert_eq!(acked.max(), Some(7), "{heard:?}");

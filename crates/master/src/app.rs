@@ -284,6 +284,8 @@ impl Run<'_> {
         } = &self.accepting;
         let parking = self.reactor.parking();
         shut.cancel();
+        // The listeners take in whom they have not accepted, who are then told goodbye, too.
+        tokio::task::yield_now().await;
         let mut looks = if parking.is_handing_over() {
             LOOKS_MAX
         } else {

@@ -73,10 +73,8 @@ pub fn overflowed(inodes: &[u64]) -> io::Result<u64> {
     for table in ["/proc/net/udp", "/proc/net/udp6"] {
         match fs::read_to_string(table) {
             Ok(text) => {
-                all += text
-                    .lines()
-                    .filter_map(|line| drops(line, inodes))
-                    .sum::<u64>()
+                let drops = text.lines().filter_map(|line| drops(line, inodes));
+                all += drops.sum::<u64>();
             }
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

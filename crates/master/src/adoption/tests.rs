@@ -2,16 +2,18 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream as Client;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rollcall_os::parking::{self, Mark as Begun};
-use rollcall_protocol::frame;
-use rollcall_protocol::wire::{Hello, Pending, ToMaster, to_master};
+use rollcall_protocol::frame::{self, Frames};
+use rollcall_protocol::wire::{Hello, Mark, Pending, ToMaster, ToSlave, to_master, to_slave};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::sessions::{Dropped, Kind, begin};
 use super::*;
-use crate::connection::Transport;
+use crate::connection::{Connection, Resumed, Transport};
 use crate::listener::Accepting;
 use crate::listener::tests::accepting;
 use crate::roll::{Slot, Stamp};
@@ -99,6 +101,53 @@ fn a_session_is_resumed_if_the_roll_knows_it() {
         assert!(!accepting.reactor.roll().holds(slot, resumed.id));
         drop(connection);
     });
+}
+
+#[test]
+fn what_is_durable_is_acked_before_anything_is_read() {
+    run(async {
+        let accepting = accepting();
+        let slot = enroll(&accepting);
+        let (client, stream) = pair().await;
+        let mark = Mark {
+            stream: STREAM,
+            sequence: 4,
+        };
+        let resumed = Resumed {
+            id: accepting.reactor.next_session(),
+            slot,
+            marks: vec![mark],
+            owes_welcome: true,
+        };
+        let peer = stream.peer_addr().unwrap();
+        let connection = Connection::resume(Rc::clone(&accepting.reactor), peer, &resumed);
+        let served = connection.go_on(stream, resumed, accepting.stop.clone());
+        let mut said = Vec::new();
+        let reading = async {
+            client.set_nonblocking(true).unwrap();
+            let mut client = TcpStream::from_std(client).unwrap();
+            while answers(&said).len() < 2 {
+                assert!(client.read_buf(&mut said).await.unwrap() > 0);
+            }
+        };
+        tokio::select! {
+            () = served => panic!("nothing ends it"),
+            () = reading => {}
+        }
+        let [to_slave::Kind::Welcome(welcome), to_slave::Kind::Ack(ack)] = &answers(&said)[..]
+        else {
+            panic!("{:?}", answers(&said));
+        };
+        assert_eq!(welcome.marks, [mark]);
+        assert_eq!((ack.stream, ack.sequence, ack.received_ms), (STREAM, 4, 0));
+    });
+}
+
+fn answers(bytes: &[u8]) -> Vec<to_slave::Kind> {
+    let mut frames = Frames::new(bytes, bytes.len());
+    let frames = std::iter::from_fn(|| frames.next_frame().unwrap());
+    let messages = frames.map(|frame| frame.decode::<ToSlave>().unwrap());
+    messages.filter_map(|message| message.kind).collect()
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl Door {
                 Err(error) => self.fail(&listener, &error).await,
             }
         }
-        if !self.accepting.shut.is_cancelled() {
+        if !self.accepting.reactor.parking().is_handing_over() {
             self.serve_queue(listener);
         }
         self.address

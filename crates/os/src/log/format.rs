@@ -28,6 +28,30 @@ pub(super) struct Pretty {
     pub(super) colour: bool,
 }
 
+/// Either shape: one type, because each type costs some ten kilobytes of the agent.
+pub(super) enum Lines {
+    Json(Json),
+    Pretty(Pretty),
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match self {
+            Self::Json(json) => json.format_event(context, out, event),
+            Self::Pretty(pretty) => pretty.format_event(context, out, event),
+        }
+    }
+}
+
 impl<S, N> FormatEvent<S, N> for Json
 where
     S: Subscriber + for<'a> LookupSpan<'a>,

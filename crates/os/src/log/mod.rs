@@ -23,7 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Registry, reload};
 
 pub(crate) use format::is_dangerous;
-use format::{Json, Pretty};
+use format::{Json, Lines, Pretty};
 use journal::Journal;
 
 /// Begins the targets of all our crates.
@@ -330,10 +330,11 @@ where
         .with_ansi(false)
         .log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
-    let subscriber: Box<dyn Subscriber + Send + Sync> = match pretty {
-        None => Box::new(registry.with(layer.event_format(Json))),
-        Some(colour) => Box::new(registry.with(layer.event_format(Pretty { colour }))),
+    let lines = match pretty {
+        None => Lines::Json(Json),
+        Some(colour) => Lines::Pretty(Pretty { colour }),
     };
+    let subscriber = Box::new(registry.with(layer.event_format(lines)));
     (subscriber, handle)
 }
 

@@ -67,6 +67,7 @@ pub(super) struct Worker {
     /// Reports dropped because more than [`HELD_MAX`] could not be written.
     dropped: u64,
     failure_logged: Option<Moment>,
+    flush_failure_logged: Option<Moment>,
     given_up: GivenUp,
     given_up_logged: Option<Moment>,
 }
@@ -88,6 +89,7 @@ impl Worker {
             held: VecDeque::new(),
             dropped: 0,
             failure_logged: None,
+            flush_failure_logged: None,
             given_up: GivenUp::default(),
             given_up_logged: None,
         })
@@ -181,8 +183,14 @@ impl Worker {
         self.store_held();
         if let Some(queue) = &mut self.queue
             && let Err(error) = queue.flush()
+            && !self.handle(&error)
+            && is_due(&mut self.flush_failure_logged)
         {
-            self.handle(&error);
+            tracing::warn!(
+                event = "spool_ack_not_noted",
+                error = %error,
+                "what was acked can't be taken out of the spool; it is tried again, and a report that is sent twice is applied once"
+            );
         }
     }
 
