@@ -75,7 +75,7 @@ impl Dialer {
         }
     }
 
-    /// Connects to "host:port", "[IPv6]:port" or "[IPv6%interface]:port".
+    /// Connects to `host:port`, `[IPv6]:port` or `[IPv6%interface]:port`.
     ///
     /// # Errors
     /// That of the last address, or that there is no port.

@@ -119,7 +119,7 @@ fn all_pids() -> Vec<u32> {
         .collect()
 }
 
-/// The inodes of a process's sockets, each once: links to "socket:[INODE]" (proc_pid_fd(5)).
+/// The inodes of a process's sockets, each once: links to `socket:[INODE]` (proc_pid_fd(5)).
 fn sockets_of(pid: u32) -> io::Result<HashSet<u32>> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
     let links = entries
