@@ -5,7 +5,8 @@ use std::fs;
 use rollcall_e2e::source;
 
 /// What may lie at the top, besides what git ignores.
-const TOP: [&str; 13] = [
+const TOP: [&str; 14] = [
+    ".cargo",
     ".ci",
     ".clippy.toml",
     ".git",

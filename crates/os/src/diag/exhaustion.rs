@@ -110,7 +110,7 @@ impl fmt::Display for Exhaustion {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{Shutdown, TcpStream};
 
     use super::*;
     use crate::diag::ports::PortRange;
@@ -153,8 +153,11 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part}: {line}");
         }
-        // Two are closed here first.
-        streams.truncate(2);
+        // Two are closed here first. A process that another test forks at this moment has copies of the
+        // descriptors: a close alone would wait for it.
+        for stream in streams.drain(2..) {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
         drop(accepted);
         let found = eventually("TIME_WAIT", || {
             let found = explain(&[], ports.clone(), destination).unwrap();
