@@ -314,8 +314,11 @@ impl Exchange {
         match pick {
             Pick::Wait => None,
             Pick::Preview(id) => {
-                let (entry, number) = spool.report(id).expect("the newest is never given up");
                 self.session.handle_sent(pick, 0, 0, world.now);
+                // It may have been acked already, while an older stream still waits.
+                let Some((entry, number)) = spool.report(id) else {
+                    return self.next_message(spool, world);
+                };
                 let report = report(&entry, number, true);
                 Some(Kind::Report(Report {
                     preview: true,
