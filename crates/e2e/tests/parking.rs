@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -35,24 +35,27 @@ fn master(folder: &std::path::Path) -> Master {
     master
 }
 
+/// Between two connects of a [`Prober`].
+const PROBE_EVERY: Duration = Duration::from_millis(5);
+
 /// Connects again and again and counts whom nobody listens to.
 struct Prober {
-    stop: Arc<AtomicBool>,
+    stop: mpsc::Sender<()>,
     tried: Arc<AtomicU64>,
     thread: JoinHandle<Vec<std::io::Error>>,
 }
 
 impl Prober {
     fn start(master: std::net::SocketAddr) -> Self {
-        let (stop, tried) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let (stopping, trying) = (Arc::clone(&stop), Arc::clone(&tried));
+        let (stop, stopped) = mpsc::channel();
+        let tried = Arc::<AtomicU64>::default();
+        let trying = Arc::clone(&tried);
         let thread = thread::spawn(move || {
             let mut failed = Vec::new();
-            while !stopping.load(Ordering::Relaxed) {
+            // Until it is stopped, but no flood.
+            while stopped.recv_timeout(PROBE_EVERY).is_err() {
                 failed.extend(TcpStream::connect(master).err());
                 trying.fetch_add(1, Ordering::Relaxed);
-                // Not to wait for anything, but not to be a flood either.
-                thread::sleep(Duration::from_millis(5));
             }
             failed
         });
@@ -65,7 +68,7 @@ impl Prober {
 
     #[track_caller]
     fn assert_nobody_was_refused(self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.send(()).expect("it goes on");
         let failed = self.thread.join().expect("no panic");
         let tried = self.tried.load(Ordering::Relaxed);
         assert!(failed.is_empty(), "of {tried}: {failed:?}");

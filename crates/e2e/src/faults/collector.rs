@@ -17,8 +17,6 @@ use rollcall_protocol::wire::{
 /// What has come is acked when nothing has followed for this long: so most of the time something is
 /// not acked yet.
 const ACK_AFTER: Duration = Duration::from_millis(15);
-/// Between two looks whether somebody connects.
-const PAUSE: Duration = Duration::from_millis(2);
 
 /// What the collector knows.
 #[derive(Clone, Debug, Default)]
@@ -143,7 +141,6 @@ impl Collector {
     /// If there is none.
     pub fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on 127.0.0.1");
-        listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("a socket");
         let record = Arc::<Mutex<Record>>::default();
         let stop = Arc::<AtomicBool>::default();
@@ -154,7 +151,7 @@ impl Collector {
                     match listener.accept() {
                         // A slave that was killed ends its connection as it likes.
                         Ok((stream, _)) => drop(serve(stream, &record, &stop)),
-                        Err(_) => thread::sleep(PAUSE),
+                        Err(error) => panic!("can't accept: {error}"),
                     }
                 }
             }
@@ -186,6 +183,8 @@ impl Collector {
 impl Drop for Collector {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        // It waits for a connection.
+        drop(TcpStream::connect(self.address));
         if let Some(thread) = self.thread.take() {
             // It panics in no way that a test has not seen.
             let _ = thread.join();

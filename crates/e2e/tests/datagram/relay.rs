@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use rollcall_os::clock;
 use rollcall_protocol::Moment;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Between two looks at the sockets.
-const PAUSE: Duration = Duration::from_millis(1);
+/// Between two looks whether it is over, at most.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Clients that are remembered: answers that come later find nobody.
 const CLIENTS_MAX: usize = 64;
 
@@ -88,7 +89,8 @@ impl Relay {
                 if clients.len() > CLIENTS_MAX {
                     backs.remove(&clients.remove(0));
                 }
-                thread::sleep(PAUSE);
+                let sockets = std::iter::once(&front).chain(backs.values());
+                wait_for_any(sockets, network.next_due());
             }
         });
         Self {
@@ -122,6 +124,16 @@ impl Drop for Relay {
             let _ = thread.join();
         }
     }
+}
+
+/// Until one of the sockets has something, or it is time, or to see whether it is over.
+fn wait_for_any<'a>(sockets: impl Iterator<Item = &'a UdpSocket>, until: Option<Moment>) {
+    let left = until.map_or(LOOK_EVERY, |until| until.saturating_since(clock::boot()));
+    let left = Timespec::try_from(left.min(LOOK_EVERY)).expect("a short time");
+    let readable = |socket: &'a UdpSocket| PollFd::new(socket, PollFlags::IN);
+    let mut sockets: Vec<_> = sockets.map(readable).collect();
+    // Interrupted or not: who waits looks again.
+    let _ = poll(&mut sockets, Some(&left));
 }
 
 fn back(master: SocketAddr) -> UdpSocket {
@@ -174,6 +186,11 @@ impl Network {
             self.under_way.push(Reverse(datagram));
         }
         self.counts.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// When something that was held back is to go out.
+    fn next_due(&self) -> Option<Moment> {
+        self.under_way.peek().map(|Reverse((at, ..))| *at)
     }
 
     fn due(&mut self) -> Vec<(SocketAddr, bool, Vec<u8>)> {
