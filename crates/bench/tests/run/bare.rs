@@ -3,6 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 use super::*;
 
 #[test]
@@ -57,7 +60,9 @@ fn a_bare_server_ends_with_its_parent() {
         BufReader::new(stdout).read_line(&mut line).unwrap();
         assert!(line.starts_with("127.0.0.1:"), "{line}");
         drop(child.stdin.take());
-        let ended = wait_until(|| child.try_wait().unwrap().is_some());
+        let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let limit = Timespec::try_from(LIMIT).unwrap();
+        let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&limit)) == Ok(1);
         if !ended {
             child.kill().unwrap();
         }

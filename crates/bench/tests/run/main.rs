@@ -272,7 +272,7 @@ fn a_master_that_goes_and_comes_back_loses_nothing() {
     });
     for _ in 0..3 {
         let before = server.roll().applied();
-        let reached = wait_until(|| server.roll().applied() > before + 100);
+        let reached = server.wait_for_applied(before + 101, LIMIT);
         assert!(reached, "nothing is being applied");
         server.stop();
         // The slaves find nobody there for a time that is longer than their first pauses.
@@ -343,7 +343,7 @@ fn a_broken_promise_fails_the_run_in_any_case() {
         // A master that forgets does so between two connections. At most one report is unacked at
         // a time, so that at least one of those it forgets was acked.
         let enough = if fault == Fault::Forget { 5 } else { 1 };
-        assert!(wait_until(|| server.roll().applied() >= enough));
+        assert!(server.wait_for_applied(enough, LIMIT));
         server.stop();
         server.resume();
         let run = ended.recv_timeout(LIMIT).unwrap();
@@ -433,16 +433,4 @@ fn idle_slaves_report_once_and_stay() {
         "{}",
         run.json
     );
-}
-
-/// Looks again and again until `holds` or the limit is reached; says whether it holds.
-fn wait_until(mut holds: impl FnMut() -> bool) -> bool {
-    let until = clock::boot() + LIMIT;
-    while clock::boot() < until {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    false
 }

@@ -120,18 +120,16 @@ impl Up<'_> {
                 master: self.start(Role::Master, &config)?,
                 slave: None,
             };
+            self.out.line(&format!(
+                "master  pid {}, slaves on {}, HTTP on {}",
+                pair.master.pid(),
+                ports.slaves,
+                ports.url()
+            ))?;
             let client = Client::new(ports.url(), LOOPBACK);
             // Any answer will do: one that can't store is told of when the slave is not acked.
             match self.wait_until(|| client.readiness().is_ok())? {
-                Waited::Ready => {
-                    self.out.line(&format!(
-                        "master  pid {}, slaves on {}, HTTP on {}",
-                        pair.master.pid(),
-                        ports.slaves,
-                        ports.url()
-                    ))?;
-                    return Ok(Some((pair, ports)));
-                }
+                Waited::Ready => return Ok(Some((pair, ports))),
                 Waited::Stopped(signal) => {
                     self.out.line(&stop_notice(signal))?;
                     return self.stop(pair).map(|()| None);

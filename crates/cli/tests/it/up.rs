@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use std::time::Duration;
 
 use crate::fake::{self, FakeMaster, ok, slave, slaves, stream, text};
 use rollcall_os::clock;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A daemon that says in `ends` that it was asked to end.
@@ -67,9 +70,10 @@ impl Trial {
             child,
         };
         up.stdout = up.child.stdout.take().map(BufReader::new);
-        let config = self.file("dir/master.toml");
-        let config = wait_for("the master's configuration", || read_config(&config));
-        let address: SocketAddr = config["http"]["address"].as_str().unwrap().parse().unwrap();
+        let http = "HTTP on http://";
+        up.wait_for_line(http);
+        let (_, address) = up.lines.last().unwrap().split_once(http).unwrap();
+        let address: SocketAddr = address.trim().parse().unwrap();
         let asked = Arc::new(AtomicU32::new(0));
         let asks = Arc::clone(&asked);
         // The roll is that of an earlier run at first.
@@ -91,10 +95,19 @@ impl Trial {
             "up by an old roll: {:#?}",
             up.lines
         );
-        wait_for("both pids", || {
-            (self.pid("master").is_some() && self.pid("slave").is_some()).then_some(())
-        });
+        self.wait_for_pids();
         up
+    }
+
+    /// Until both daemons have written down their pids, after which they can be asked to end.
+    fn wait_for_pids(&self) {
+        let changes = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        let written = inotify::WatchFlags::CLOSE_WRITE;
+        inotify::add_watch(&changes, self.scratch.path(), written).unwrap();
+        while self.pid("master").is_none() || self.pid("slave").is_none() {
+            wait_for("both pids", &changes);
+            rustix::io::read(&changes, &mut [0; 4096]).unwrap();
+        }
     }
 
     fn pid(&self, name: &str) -> Option<Pid> {
@@ -149,26 +162,15 @@ fn install(from: &Path, to: &Path) {
     assert!(status.unwrap().success());
 }
 
-fn read_config(path: &Path) -> Option<toml::Table> {
-    let config: toml::Table = fs::read_to_string(path).ok()?.parse().ok()?;
-    config.contains_key("http").then_some(config)
-}
-
-fn wait_for<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
-    let deadline = clock::boot() + PATIENCE;
-    while clock::boot() < deadline {
-        if let Some(value) = get() {
-            return value;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    panic!("still no {what}");
-}
-
-fn is_gone(pid: Pid) -> bool {
-    // Where nobody reaps orphans, one that has ended stays as a zombie.
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    test_kill_process(pid).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+/// Until the descriptor can be read.
+fn wait_for(what: &str, descriptor: &OwnedFd) {
+    let limit = Timespec::try_from(PATIENCE).unwrap();
+    let mut descriptors = [PollFd::new(descriptor, PollFlags::IN)];
+    assert_eq!(
+        poll(&mut descriptors, Some(&limit)),
+        Ok(1),
+        "still no {what}"
+    );
 }
 
 #[test]
@@ -249,12 +251,13 @@ fn a_port_that_was_lost_meanwhile_is_replaced() {
 fn the_daemons_do_not_outlive_a_killed_up() {
     let trial = Trial::new(WILLING, WILLING);
     let up = trial.up(&[]);
+    let daemons = ["slave", "master"]
+        .map(|name| pidfd_open(trial.pid(name).unwrap(), PidfdFlags::empty()).unwrap());
     up.signal(Signal::KILL);
     let (status, output) = up.end();
     assert!(!status.success(), "{output}");
-    for name in ["slave", "master"] {
-        let pid = trial.pid(name).unwrap();
-        wait_for("end of a daemon", || is_gone(pid).then_some(()));
+    for daemon in &daemons {
+        wait_for("end of a daemon", daemon);
     }
     // A shell that is just forking may run its trap in both processes.
     let ends: BTreeSet<_> = trial.ends().into_iter().collect();

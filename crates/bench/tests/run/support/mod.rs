@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
@@ -85,6 +86,8 @@ struct Shared {
     fault: Fault,
     refused: AtomicU32,
     roll: Mutex<Roll>,
+    /// Told of every report that is applied.
+    changed: Condvar,
     open: Mutex<Vec<TcpStream>>,
     stopping: AtomicBool,
 }
@@ -106,6 +109,7 @@ impl Server {
             fault,
             refused: AtomicU32::new(0),
             roll: Mutex::default(),
+            changed: Condvar::new(),
             open: Mutex::default(),
             stopping: AtomicBool::new(false),
         };
@@ -134,6 +138,15 @@ impl Server {
     /// What it has seen.
     pub(crate) fn roll(&self) -> MutexGuard<'_, Roll> {
         lock(&self.shared.roll)
+    }
+
+    /// Waits until this many reports have been applied; says whether they have in time.
+    pub(crate) fn wait_for_applied(&self, reports: u64, limit: Duration) -> bool {
+        let lacks = |roll: &mut Roll| roll.applied() < reports;
+        let changed = &self.shared.changed;
+        let waited = changed.wait_timeout_while(self.roll(), limit, lacks);
+        let (_roll, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
     }
 
     /// Breaks all connections and listens no more.
@@ -292,6 +305,7 @@ fn apply(hello: &Hello, report: &Report, bytes: usize, shared: &Shared) -> Ack {
     if report.sequence == expected {
         *mark = expected;
         entry.applied += 1;
+        shared.changed.notify_all();
     }
     let mut sequence = *mark;
     if report.sequence > expected {
