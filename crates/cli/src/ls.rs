@@ -2,40 +2,64 @@
 
 use std::fmt::Write as _;
 
+use clap::Args;
+use clap::builder::TypedValueParser;
 use rollcall_protocol::api::{Health, Presence, SlaveRow};
 
-use crate::args::LsArgs;
 use crate::client::{Client, ClientError};
-use crate::escape::escape;
-use crate::output::{self, Look, Output};
-use crate::style::Tone;
-use crate::table::{self, Column, Field};
-use crate::{json, time, words};
+use crate::terminal::escape::escape;
+use crate::terminal::output::{self, Look, Output};
+use crate::terminal::style::Tone;
+use crate::terminal::table::{self, Column, Field};
+use crate::terminal::words::one_of;
+use crate::terminal::{json, time, words};
+
+/// After the options in `--help`.
+pub(crate) const HELP: &str = "\
+Examples:
+  rollcall ls --health critical,warning
+  rollcall ls --json | jq -r '.slaves[] | select(.presence == \"missing\") | .name'
+
+PRESENCE is what the master sees: up, late, missing, left (it said goodbye) or expected
+(never seen). HEALTH is what the slave said last: a missing slave keeps it. Columns that
+do not fit the terminal are left out, the least important first; a pipe gets them all.";
+
+/// `rollcall ls`.
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Only slaves of these presences
+    #[arg(long, value_name = "PRESENCE", value_delimiter = ',', value_parser = presences())]
+    pub(crate) presence: Vec<Presence>,
+
+    /// Only slaves of these healths
+    #[arg(long, value_name = "HEALTH", value_delimiter = ',', value_parser = healths())]
+    pub(crate) health: Vec<Health>,
+
+    /// As JSON: {"slaves": [...]}, one slave a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn presences() -> impl TypedValueParser<Value = Presence> {
+    one_of(&Presence::ALL, Presence::as_str)
+}
+
+fn healths() -> impl TypedValueParser<Value = Health> {
+    one_of(&Health::ALL, Health::as_str)
+}
 
 const COLUMNS: [Column; 10] = [
-    text_column("NAME", 0),
-    text_column("PRESENCE", 0),
-    text_column("HEALTH", 0),
-    text_column("SINCE", 2),
-    text_column("LAST SEEN", 1),
-    text_column("INTERVAL", 4),
-    Column {
-        title: "SEQUENCE",
-        rank: 3,
-        is_number: true,
-    },
-    text_column("MODE", 6),
-    text_column("PEER", 5),
-    text_column("LABELS", 7),
+    Column::text("NAME", 0),
+    Column::text("PRESENCE", 0),
+    Column::text("HEALTH", 0),
+    Column::text("SINCE", 2),
+    Column::text("LAST SEEN", 1),
+    Column::text("INTERVAL", 4),
+    Column::number("SEQUENCE", 3),
+    Column::text("MODE", 6),
+    Column::text("PEER", 5),
+    Column::text("LABELS", 7),
 ];
-
-const fn text_column(title: &'static str, rank: u8) -> Column {
-    Column {
-        title,
-        rank,
-        is_number: false,
-    }
-}
 
 /// Lists the slaves.
 pub(crate) fn run(client: &Client, args: &LsArgs, out: &mut Output) -> anyhow::Result<()> {

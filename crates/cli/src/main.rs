@@ -1,45 +1,37 @@
-//! `rollcall`: the operator's command. It asks a master over HTTP and prints what it says, and
-//! `rollcall up` starts a master and a slave to try Rollcall out, and `rollcall drill` kills and
-//! restarts them to see what comes of it. `rollcall lab` and `rollcall
-//! doctor` ask nobody but the kernel.
-
+//! `rollcall`: the operator's command.
+//!
+//! ```text
+//!   ls, show, events    ask a master over HTTP (client/)
+//!   up, drill           start daemons of this build (daemons/): to try Rollcall out, to prove what it promises
+//!   doctor, lab         ask nobody but the kernel: what is wrong with ports here, what can go wrong with them
+//!   manual              man pages and completions
+//! ```
+//! What is printed goes through terminal/.
 mod args;
 mod client;
 mod daemons;
 mod doctor;
 mod drill;
-mod escape;
 mod events;
-mod follow;
-mod frame;
-mod json;
 mod lab;
 mod ls;
 mod manual;
-mod metric;
-mod output;
-mod past;
 mod show;
-mod sse;
-mod style;
-mod table;
+mod terminal;
 #[cfg(test)]
 mod testing;
-mod time;
 mod up;
-mod url;
-mod words;
-mod wrap;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rollcall_os::exit::{Exit, ExitError};
 
 use crate::args::{Cli, Command};
 use crate::client::{Client, Patience};
-use crate::output::{Output, OutputError};
+use crate::terminal::escape::escape;
+use crate::terminal::output::{self, Output, OutputError};
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -49,7 +41,7 @@ fn main() -> ExitCode {
             let mut text = error.to_string();
             for cause in error.chain().skip(1) {
                 text.push_str("\n  caused by: ");
-                text.push_str(&escape::escape(&cause.to_string()));
+                text.push_str(&escape(&cause.to_string()));
             }
             output::complain(&text);
             let exit = error.chain().find_map(|cause| cause.downcast_ref());
@@ -70,8 +62,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Drill(args) => drill::run(args, &mut out),
         Command::Lab(args) => lab::run(args, &mut out),
         Command::Doctor(args) => doctor::run(args, &mut out),
-        Command::Completions(args) => manual::complete(args, &mut out),
-        Command::Man(args) => manual::write_pages(args),
+        Command::Completions(args) => manual::complete(args, &Cli::command(), &mut out),
+        Command::Man(args) => manual::write_pages(args, &Cli::command()),
         Command::UpChild(args) => daemons::become_child(args),
     }
 }

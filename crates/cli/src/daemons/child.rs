@@ -12,6 +12,7 @@
 //! alone, which ends the slave before the master.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +24,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use rollcall_os::clock;
 use rollcall_protocol::Moment;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,7 +35,17 @@ use rustix::process::{
 };
 
 use super::{Role, STOP_MAX, log_tail};
-use crate::args::UpChildArgs;
+
+/// See [`become_child`].
+#[derive(Debug, Args)]
+pub(crate) struct UpChildArgs {
+    /// The process whose end ends the daemon.
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// The daemon and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
 
 /// What becomes of the log that an earlier daemon has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::escape::escape;
+use crate::terminal::escape::escape;
 
 /// How many lines are shown.
 const LINES: usize = 12;

@@ -9,7 +9,7 @@ mod signals;
 
 use std::time::Duration;
 
-pub(crate) use self::child::{Daemon, Log, become_child};
+pub(crate) use self::child::{Daemon, Log, UpChildArgs, become_child};
 pub(crate) use self::log_tail::tail;
 pub(crate) use self::ports::{Ports, Reservation};
 pub(crate) use self::programs::Programs;

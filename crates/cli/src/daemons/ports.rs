@@ -9,7 +9,7 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_to, getsockname, socket_with, sockopt,
 };
 
-use crate::url::MasterUrl;
+use crate::client::url::MasterUrl;
 
 /// Where masters listen for slaves.
 const SLAVES: u16 = 7412;

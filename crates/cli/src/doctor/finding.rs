@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::style::Tone;
+use crate::terminal::style::Tone;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

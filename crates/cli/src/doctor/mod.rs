@@ -8,6 +8,7 @@
 //! test with a host made of a few files and sockets. Nothing is changed, and no root is needed; what
 //! only root can see (whose a socket is) is left out otherwise.
 
+mod args;
 mod capacity;
 mod checks;
 mod finding;
@@ -27,16 +28,17 @@ use anyhow::{Context, bail};
 use rollcall_os::clock;
 use rollcall_os::diag::destination::source_for;
 
+pub(crate) use self::args::{DoctorArgs, HELP};
 use self::checks::Case;
 use self::finding::{Finding, Severity};
 use self::report::{Detail, Report};
 use self::root::Root;
 use self::settings::{Counters, Settings};
 use self::traffic::{ReuseRule, Traffic};
-use crate::args::DoctorArgs;
-use crate::frame::Frame;
-use crate::output::Output;
-use crate::{daemons, json};
+use crate::daemons;
+use crate::terminal::frame::Frame;
+use crate::terminal::json;
+use crate::terminal::output::Output;
 
 /// Looks at this host, once or again and again.
 ///

@@ -9,12 +9,12 @@ use super::capacity::Capacity;
 use super::finding::{Finding, Severity, worst};
 use super::settings::Settings;
 use super::traffic::{Destination, Traffic};
-use crate::escape::escape;
-use crate::output::Look;
-use crate::style::Tone;
-use crate::table::{self, Column, Field};
-use crate::time;
-use crate::wrap::wrap;
+use crate::terminal::escape::escape;
+use crate::terminal::output::Look;
+use crate::terminal::style::Tone;
+use crate::terminal::table::{self, Column, Field};
+use crate::terminal::time;
+use crate::terminal::wrap::wrap;
 
 /// Columns of text where the output is no terminal, and at most where it is.
 const WIDTH: usize = 110;
@@ -286,30 +286,22 @@ impl Page {
     }
 }
 
-const fn column(title: &'static str, rank: u8, is_number: bool) -> Column {
-    Column {
-        title,
-        rank,
-        is_number,
-    }
-}
-
 const DESTINATION_COLUMNS: [Column; 9] = [
-    column("DESTINATION", 0, false),
-    column("FROM", 3, false),
-    column("PORTS LEFT", 0, true),
-    column("REUSABLE", 4, true),
-    column("TIME_WAIT", 1, true),
-    column("ESTABLISHED", 1, true),
-    column("FIN_WAIT", 5, true),
-    column("CLOSE_WAIT", 5, true),
-    column("WHO", 2, false),
+    Column::text("DESTINATION", 0),
+    Column::text("FROM", 3),
+    Column::number("PORTS LEFT", 0),
+    Column::number("REUSABLE", 4),
+    Column::number("TIME_WAIT", 1),
+    Column::number("ESTABLISHED", 1),
+    Column::number("FIN_WAIT", 5),
+    Column::number("CLOSE_WAIT", 5),
+    Column::text("WHO", 2),
 ];
 
 const USER_COLUMNS: [Column; 3] = [
-    column("SOCKETS", 0, true),
-    column("WHO", 0, false),
-    column("UNIT", 1, false),
+    Column::number("SOCKETS", 0),
+    Column::text("WHO", 0),
+    Column::text("UNIT", 1),
 ];
 
 impl DestinationRow {

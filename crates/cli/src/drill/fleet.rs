@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::Context;
 use rollcall_protocol::api::Mode;
 
+use super::args::{DrillArgs, DrillMode};
 use super::configs::{self, SlaveConfig};
 use super::relay::Relay;
 use super::witness::Blow;
-use crate::args::{DrillArgs, DrillMode};
+use crate::client::url::MasterUrl;
 use crate::client::{Client, Patience};
 use crate::daemons::{Daemon, Log, Programs, Reservation, Role, STOP_MAX};
-use crate::url::MasterUrl;
 
 /// The master is near and the roll short.
 const LOOPBACK: Patience = Patience {

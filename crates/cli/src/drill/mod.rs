@@ -10,6 +10,7 @@
 //! passed on the wire, and what lay in the spools, with what the database holds: report by report,
 //! in order, with its content. Only then is the roll that the master shows held against it.
 
+mod args;
 mod configs;
 mod fleet;
 mod folder;
@@ -28,17 +29,17 @@ use rollcall_os::clock;
 use rollcall_protocol::Moment;
 use rollcall_protocol::api::SlaveRow;
 
+pub(crate) use self::args::{DrillArgs, HELP};
 use self::fleet::{Fleet, Seat};
 use self::folder::Folder;
 use self::plan::{Plan, Strike};
 use self::stored::{History, Stored};
 use self::verdict::{AllRestarts, Findings, Restarts, Verdict, grouped};
 use self::witness::Blow;
-use crate::args::DrillArgs;
 use crate::daemons;
-use crate::json;
-use crate::output::Output;
-use crate::time;
+use crate::terminal::json;
+use crate::terminal::output::Output;
+use crate::terminal::time;
 
 /// How often the drill looks around.
 const TURN: Duration = Duration::from_millis(20);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::args::{DrillArgs, Victims};
 use super::witness::Blow;
-use crate::args::{DrillArgs, Victims};
 
 /// Of so many blows one is a planned restart.
 const PLANNED_ONE_OF: u32 = 5;

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::stored::{self, History, Stored};
 use super::witness::{Blow, Seen, SlaveId, Witness};
-use crate::escape::escape;
-use crate::output::Look;
-use crate::style::Tone;
-use crate::time;
+use crate::terminal::escape::escape;
+use crate::terminal::output::Look;
+use crate::terminal::style::Tone;
+use crate::terminal::time;
 
 /// Faults that are shown to people at most.
 const LINES_MAX: usize = 10;

@@ -295,7 +295,10 @@ mod tests {
     use super::super::sockets::{First, Pair, listen};
     use super::*;
 
+    /// Where this thread may have a network of its own, that is the host: on the real one other tests
+    /// take ports by the thousand.
     fn on_host() -> Arena {
+        drop(namespace::renew());
         let mut arena = Arena::find(true);
         arena.renew().unwrap();
         arena

@@ -12,6 +12,7 @@
 //! An experiment that turns out otherwise than expected says so, and the exit code is 1.
 
 mod arena;
+mod args;
 mod experiments;
 mod namespace;
 mod sockets;
@@ -23,27 +24,16 @@ use rustix::system::uname;
 use serde::Serialize;
 
 use self::arena::Arena;
+pub(crate) use self::args::{HELP, LabArgs};
 use self::experiments::{ALL, Experiment};
 use self::tale::{Tale, Verdict};
-use crate::args::LabArgs;
-use crate::output::Output;
-use crate::style::Tone;
-use crate::table::{self, Column, Field};
-use crate::wrap::wrap;
-use crate::{escape, json};
+use crate::terminal::output::Output;
+use crate::terminal::style::Tone;
+use crate::terminal::table::{self, Column, Field};
+use crate::terminal::wrap::wrap;
+use crate::terminal::{escape, json};
 
-const COLUMNS: [Column; 2] = [
-    Column {
-        title: "NAME",
-        rank: 0,
-        is_number: false,
-    },
-    Column {
-        title: "WHAT FAILS",
-        rank: 0,
-        is_number: false,
-    },
-];
+const COLUMNS: [Column; 2] = [Column::text("NAME", 0), Column::text("WHAT FAILS", 0)];
 const WIDTH: usize = 96;
 
 /// For those who have not met them.
@@ -67,11 +57,6 @@ struct Report {
 struct Listed {
     name: &'static str,
     title: &'static str,
-}
-
-/// The names of all experiments.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    ALL.iter().map(|experiment| experiment.name)
 }
 
 /// Runs experiments, or lists them.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::output::Look;
-use crate::style::Tone;
-use crate::wrap::wrap;
+use crate::terminal::output::Look;
+use crate::terminal::style::Tone;
+use crate::terminal::wrap::wrap;
 
 /// Columns of text where the output is no terminal, and at most where it is.
 const WIDTH: usize = 96;

@@ -17,8 +17,7 @@ use clap::{Args, Command, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::args::Cli;
-use crate::output::Output;
+use crate::terminal::output::Output;
 
 /// `rollcall completions`.
 #[derive(Debug, Args)]
@@ -54,9 +53,10 @@ enum Program {
 }
 
 impl Program {
-    fn command(self) -> Command {
+    /// Its command line; `own` is this program's.
+    fn command(self, own: &Command) -> Command {
         match self {
-            Self::Cli => Cli::command(),
+            Self::Cli => own.clone(),
             Self::Master => master::Args::command(),
             Self::Slave => slave::Args::command(),
         }
@@ -72,8 +72,12 @@ impl Program {
 }
 
 /// Writes the completions to stdout.
-pub(crate) fn complete(args: &CompletionsArgs, out: &mut Output) -> anyhow::Result<()> {
-    let mut command = args.program.command();
+pub(crate) fn complete(
+    args: &CompletionsArgs,
+    own: &Command,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    let mut command = args.program.command(own);
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);
@@ -82,11 +86,11 @@ pub(crate) fn complete(args: &CompletionsArgs, out: &mut Output) -> anyhow::Resu
 }
 
 /// Writes a page for each program, and for each command of `rollcall`.
-pub(crate) fn write_pages(args: &ManArgs) -> anyhow::Result<()> {
+pub(crate) fn write_pages(args: &ManArgs, own: &Command) -> anyhow::Result<()> {
     fs::create_dir_all(&args.folder)
         .with_context(|| format!("can't make {}", args.folder.display()))?;
     for program in Program::value_variants() {
-        let mut command = program.command().disable_help_subcommand(true);
+        let mut command = program.command(own).disable_help_subcommand(true);
         command.build();
         write_with_subcommands(&command, program.section(), &args.folder)?;
     }
@@ -109,14 +113,18 @@ fn write_with_subcommands(command: &Command, section: &str, folder: &Path) -> an
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Cli;
 
     #[test]
     fn each_program_and_each_command_has_a_page() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("man");
-        write_pages(&ManArgs {
-            folder: folder.clone(),
-        })
+        write_pages(
+            &ManArgs {
+                folder: folder.clone(),
+            },
+            &Cli::command(),
+        )
         .unwrap();
         let page = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
         for (name, word) in [

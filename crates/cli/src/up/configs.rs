@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use rollcall_os::units;
 use toml::{Table, Value};
 
+use super::args::{NewCheck, UpArgs};
 use super::folder::Folder;
-use crate::args::{NewCheck, UpArgs};
 use crate::daemons::{Ports, Role};
 
 /// How often the slave reports unless something else is said: often enough to watch it turn late.

@@ -9,6 +9,7 @@
 //! Everything arrives on one channel, so there is one place that decides. The daemons can't
 //! outlive this program: see [`crate::daemons`].
 
+mod args;
 mod configs;
 mod folder;
 mod screen;
@@ -24,13 +25,13 @@ use rollcall_os::exit::Exit;
 use rollcall_protocol::Moment;
 use rollcall_protocol::api::{Presence, SlaveRow};
 
+pub(crate) use self::args::{HELP, UpArgs};
 use self::folder::Folder;
 use self::screen::Screen;
 use self::watch::Happening;
-use crate::args::UpArgs;
 use crate::client::{Client, Patience};
 use crate::daemons::{self, Daemon, Log, Ports, Programs, Role, STOP_MAX};
-use crate::output::Output;
+use crate::terminal::output::Output;
 
 /// The time that both daemons together may take until the slave is on the roll.
 const START_MAX: Duration = Duration::from_secs(30);

@@ -6,10 +6,11 @@ use std::collections::VecDeque;
 use rollcall_protocol::api::EventRow;
 
 use super::watch::Roll;
-use crate::frame::Frame;
-use crate::output::{Look, Output, OutputError};
-use crate::style::Tone;
-use crate::{events, ls, table};
+use crate::terminal::frame::Frame;
+use crate::terminal::output::{Look, Output, OutputError};
+use crate::terminal::style::Tone;
+use crate::terminal::table;
+use crate::{events, ls};
 
 /// Events that stay on the screen.
 const EVENTS: usize = 8;

@@ -12,9 +12,9 @@ use rollcall_protocol::api::{EventRow, SlaveRow};
 
 use crate::client::{Client, EventFilter};
 use crate::daemons::Role;
-use crate::escape::escape;
 use crate::events;
-use crate::follow::{Follower, Step};
+use crate::events::follow::{Follower, Step};
+use crate::terminal::escape::escape;
 
 /// How often the roll is asked for: often enough for the times on the screen.
 const ROLL_EVERY: Duration = Duration::from_millis(500);

@@ -2,10 +2,19 @@
 
 use rollcall_protocol::api::MetricRow;
 
-use crate::escape::escape;
+use crate::terminal::escape::escape;
 
 /// Binary units of bytes, each 1024 times the one before.
 const BYTE_UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+
+/// Metrics in one line.
+pub(crate) fn in_one_line(metrics: &[MetricRow]) -> String {
+    let words: Vec<_> = metrics
+        .iter()
+        .map(|row| format!("{}={}", escape(&row.name), value(row)))
+        .collect();
+    words.join(" ")
+}
 
 /// The value of a metric with its unit, safe for a terminal.
 pub(crate) fn value(metric: &MetricRow) -> String {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Stdout, Write};
 
-use crate::style::{self, ColorChoice, Tone};
+use crate::terminal::style::{self, ColorChoice, Tone};
 
 /// Standard output could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::output::Look;
-use crate::style::Tone;
+use crate::terminal::output::Look;
+use crate::terminal::style::Tone;
 
 /// Blanks between two columns.
 const GAP: usize = 2;
@@ -23,6 +23,26 @@ pub(crate) struct Column {
     pub(crate) rank: u8,
     /// Whether it holds numbers, which stand at its right edge.
     pub(crate) is_number: bool,
+}
+
+impl Column {
+    /// One that holds text.
+    pub(crate) const fn text(title: &'static str, rank: u8) -> Self {
+        Self {
+            title,
+            rank,
+            is_number: false,
+        }
+    }
+
+    /// One that holds numbers.
+    pub(crate) const fn number(title: &'static str, rank: u8) -> Self {
+        Self {
+            title,
+            rank,
+            is_number: true,
+        }
+    }
 }
 
 /// A field of a table.
@@ -149,21 +169,9 @@ mod tests {
     use super::*;
 
     const COLUMNS: [Column; 3] = [
-        Column {
-            title: "NAME",
-            rank: 0,
-            is_number: false,
-        },
-        Column {
-            title: "SEQUENCE",
-            rank: 1,
-            is_number: true,
-        },
-        Column {
-            title: "TEXT",
-            rank: 0,
-            is_number: false,
-        },
+        Column::text("NAME", 0),
+        Column::number("SEQUENCE", 1),
+        Column::text("TEXT", 0),
     ];
 
     fn table(width: Option<usize>, colored: bool) -> Vec<String> {
@@ -182,7 +190,7 @@ mod tests {
                 "the disk of this host is nearly full: 満杯",
             ),
         ];
-        crate::style::apply(true);
+        crate::terminal::style::apply(true);
         lines(&COLUMNS, &rows, Look { colored, width })
     }
 

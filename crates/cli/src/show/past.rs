@@ -2,30 +2,28 @@
 
 use rollcall_protocol::api::{CheckRow, EventKind, EventRow, Health, ReportRow, SlaveHistory};
 
-use crate::args::ShowArgs;
 use crate::client::{Client, ClientError};
-use crate::escape::escape;
-use crate::output::{Look, Output};
-use crate::style::Tone;
-use crate::table::{self, Column, Field};
-use crate::{events, json, show, time, words};
+use crate::events;
+use crate::terminal::escape::escape;
+use crate::terminal::output::{Look, Output};
+use crate::terminal::style::Tone;
+use crate::terminal::table::{self, Column, Field};
+use crate::terminal::{json, metric, time, words};
 
-const fn column(title: &'static str, rank: u8) -> Column {
-    Column {
-        title,
-        rank,
-        is_number: false,
-    }
-}
+use super::ShowArgs;
 
-const REPORTS: [Column; 3] = [column("TIME", 0), column("HEALTH", 0), column("CHECKS", 0)];
+const REPORTS: [Column; 3] = [
+    Column::text("TIME", 0),
+    Column::text("HEALTH", 0),
+    Column::text("CHECKS", 0),
+];
 
 const CHECKS: [Column; 5] = [
-    column("TIME", 0),
-    column("CHECK", 0),
-    column("STATE", 0),
-    column("METRICS", 0),
-    column("TEXT", 1),
+    Column::text("TIME", 0),
+    Column::text("CHECK", 0),
+    Column::text("STATE", 0),
+    Column::text("METRICS", 0),
+    Column::text("TEXT", 1),
 ];
 
 /// Shows the past of one slave, `back_ms` from now on backwards.
@@ -129,7 +127,7 @@ fn check_row(report: &ReportRow, check: &CheckRow) -> Vec<Field> {
         Field::plain(time::local(report.time_ms)),
         Field::plain(escape(&check.name)),
         Field::new(state, words::tone(state)),
-        Field::plain(show::all_metrics(&check.metrics)),
+        Field::plain(metric::in_one_line(&check.metrics)),
         Field::plain(escape(&check.text)),
     ]
 }

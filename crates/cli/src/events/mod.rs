@@ -1,16 +1,68 @@
 //! `rollcall events`: what has changed, and what changes.
 
+pub(crate) mod follow;
+
 use std::sync::Arc;
 
+use clap::Args;
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use rollcall_protocol::api::{EventKind, EventRow};
 
-use crate::args::EventsArgs;
+use self::follow::{Follower, Step};
 use crate::client::{Client, ClientError, EventFilter};
-use crate::escape::escape;
-use crate::follow::{Follower, Step};
-use crate::output::{self, Look, Output};
-use crate::style::Tone;
-use crate::{json, table, time, words};
+use crate::terminal::escape::escape;
+use crate::terminal::output::{self, Look, Output};
+use crate::terminal::style::Tone;
+use crate::terminal::words::one_of;
+use crate::terminal::{json, table, time, words};
+
+/// After the options in `--help`.
+pub(crate) const HELP: &str = "\
+Examples:
+  rollcall events --slave web-1 --since 2d
+  rollcall events --kind presence --since '2026-06-01 08:00' --until '2026-06-01 09:00'
+  rollcall events --follow --json | jq -r .text
+
+TIME is a length of time before now (90s, 1h 30m, 2d), a time of today (10:30), a local
+date and time (2026-06-01 10:30) or a full time stamp (2026-06-01T10:30:00Z).
+With --follow the newest events come first, then each new one as it happens; when the
+master restarts, the stream is taken up where it ended, and no event is shown twice.";
+
+/// `rollcall events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with each new event as it happens
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+
+    /// At most this many: the newest ones [default: 100, with --follow 10, with --since all]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: Option<u32>,
+
+    /// Only events since then
+    #[arg(long, value_name = "TIME", value_parser = time::parse_moment)]
+    pub(crate) since: Option<i64>,
+
+    /// Only events before then
+    #[arg(long, value_name = "TIME", value_parser = time::parse_moment, conflicts_with = "follow")]
+    pub(crate) until: Option<i64>,
+
+    /// Only events of this slave
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) slave: Option<String>,
+
+    /// Only events of this kind
+    #[arg(long, value_name = "KIND", value_parser = kinds())]
+    pub(crate) kind: Option<EventKind>,
+
+    /// As JSON, one event a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn kinds() -> impl TypedValueParser<Value = EventKind> {
+    one_of(&EventKind::ALL, EventKind::as_str)
+}
 
 /// Events that `--follow` begins with.
 const FOLLOW_LIMIT: u32 = 10;

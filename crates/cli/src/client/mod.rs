@@ -1,5 +1,8 @@
 //! The master's HTTP side, as its reader sees it.
 
+mod sse;
+pub(crate) mod url;
+
 use std::fmt;
 use std::io::BufReader;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,9 +19,9 @@ use serde::de::DeserializeOwned;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body, BodyReader, RequestBuilder, Timeout, typestate::WithoutBody};
 
-use crate::escape::escape;
-use crate::sse::Messages;
-use crate::url::MasterUrl;
+use self::sse::Messages;
+use self::url::MasterUrl;
+use crate::terminal::escape::escape;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer in bytes: over a hundred thousand slaves.

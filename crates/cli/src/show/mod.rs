@@ -1,36 +1,69 @@
 //! `rollcall show`: one slave and its checks.
 
+mod past;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use rollcall_os::units;
 use rollcall_protocol::api::{CheckRow, Health, MetricRow, SlaveDetail, SlaveRow};
 
-use crate::args::ShowArgs;
 use crate::client::{Client, ClientError};
-use crate::escape::escape;
-use crate::output::{Look, Output};
-use crate::style::Tone;
-use crate::table::{self, Column, Field};
-use crate::{json, ls, metric, past, time, words};
+use crate::ls;
+use crate::terminal::escape::escape;
+use crate::terminal::output::{Look, Output};
+use crate::terminal::style::Tone;
+use crate::terminal::table::{self, Column, Field};
+use crate::terminal::{json, metric, time, words};
+
+/// After the options in `--help`.
+pub(crate) const HELP: &str = "\
+Examples:
+  rollcall show web-1
+  rollcall show web-1 --metrics
+  rollcall show web-1 --history
+  rollcall show web-1 --history 2h --metrics
+  rollcall show web-1 --json | jq '.checks[] | select(.state != \"ok\")'
+
+The history is what changed, by the time at which it happened, and the newest reports, of
+which the master remembers some ([history] reports); gaps stand in their place.";
+
+/// `rollcall show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The slave's name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: String,
+
+    /// Every metric of every check, not just the first few
+    #[arg(long)]
+    pub(crate) metrics: bool,
+
+    /// What it went through instead of how it is, for so long back [without a value: 24h]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "24h", value_parser = time::parse_length)]
+    pub(crate) history: Option<units::Duration>,
+
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Metrics of a check that are shown unless all are asked for.
 const MAIN_METRICS: usize = 4;
 
-const fn column(title: &'static str, rank: u8) -> Column {
-    Column {
-        title,
-        rank,
-        is_number: false,
-    }
-}
-
 const CHECKS: [Column; 6] = [
-    column("CHECK", 0),
-    column("STATE", 0),
-    column("TAKEN", 2),
-    column("TOOK", 3),
-    column("METRICS", 1),
-    column("TEXT", 0),
+    Column::text("CHECK", 0),
+    Column::text("STATE", 0),
+    Column::text("TAKEN", 2),
+    Column::text("TOOK", 3),
+    Column::text("METRICS", 1),
+    Column::text("TEXT", 0),
 ];
 
-const METRICS: [Column; 3] = [column("CHECK", 0), column("METRIC", 0), column("VALUE", 0)];
+const METRICS: [Column; 3] = [
+    Column::text("CHECK", 0),
+    Column::text("METRIC", 0),
+    Column::text("VALUE", 0),
+];
 
 /// Shows one slave.
 pub(crate) fn run(client: &Client, args: &ShowArgs, out: &mut Output) -> anyhow::Result<()> {
@@ -170,20 +203,11 @@ fn badness(state: Health) -> u8 {
 
 fn main_metrics(metrics: &[MetricRow]) -> String {
     let shown = metrics.len().min(MAIN_METRICS);
-    let mut text = all_metrics(&metrics[..shown]);
+    let mut text = metric::in_one_line(&metrics[..shown]);
     if metrics.len() > MAIN_METRICS {
         text.push_str(&format!(" +{}", metrics.len() - MAIN_METRICS));
     }
     text
-}
-
-/// Metrics in one line.
-pub(crate) fn all_metrics(metrics: &[MetricRow]) -> String {
-    let words: Vec<_> = metrics
-        .iter()
-        .map(|row| format!("{}={}", escape(&row.name), metric::value(row)))
-        .collect();
-    words.join(" ")
 }
 
 fn metrics(checks: &[CheckRow], look: Look) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crossterm::cursor::MoveToPreviousLine;
 use crossterm::terminal::{Clear, ClearType};
 
-use crate::output::{Output, OutputError};
+use crate::terminal::output::{Output, OutputError};
 
 /// What was drawn last.
 #[derive(Debug, Default)]

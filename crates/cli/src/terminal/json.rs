@@ -5,7 +5,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 
-use crate::escape::is_dangerous;
+use crate::terminal::escape::is_dangerous;
 
 /// `value` as one line.
 pub(crate) fn line<T: Serialize>(value: &T) -> serde_json::Result<String> {
