@@ -4,6 +4,12 @@ use core::time::Duration;
 
 use crate::Moment;
 
+/// For so long after a loss a slave that was told a window keeps its pauses within its width:
+/// longer than most hosts take to boot.
+pub const WINDOW_KEPT: Duration = Duration::from_secs(300);
+/// How far the pauses grow in that time, with a quarter of it, if the window is narrower.
+pub const WINDOW_KEPT_LEAST: Duration = Duration::from_secs(1);
+
 /// Bounds of the pause between two attempts to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffLimits {
@@ -22,7 +28,11 @@ pub struct BackoffLimits {
 /// one and a half, and grows no more.
 ///
 /// A window that the master has told stands for `base` until the next session: slaves whose first
-/// attempt was too early do not come in a narrower stream than those that have met the master.
+/// attempt was too early do not come in a narrower stream than those that have met the master. They do
+/// not come in a broader one either: for [`WINDOW_KEPT`] the pauses grow no further than the window's
+/// width, or [`WINDOW_KEPT_LEAST`] if that is longer, so that a whole fleet is back within that time of
+/// the end of an outage. Each trying once in a window that was sized for all of them is no burden to
+/// the master. After that the pauses grow with the time that the outage has lasted beyond it.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     limits: BackoffLimits,
@@ -46,6 +56,11 @@ impl Backoff {
             told: None,
             spread: Duration::ZERO,
         }
+    }
+
+    /// Other bounds from now on. What the master told stays.
+    pub fn set_limits(&mut self, limits: BackoffLimits) {
+        self.limits = limits;
     }
 
     /// Number of failures since the last session that stayed up.
@@ -94,7 +109,13 @@ impl Backoff {
     fn own_pause(&self, now: Moment, random: u64) -> Duration {
         let BackoffLimits { base, cap, .. } = self.limits;
         let away = now.saturating_since(self.down_since);
-        let bound = away.max(self.spread).max(base);
+        let grown = if self.spread.is_zero() {
+            away
+        } else {
+            let beyond = away.checked_sub(WINDOW_KEPT).unwrap_or_default();
+            beyond.max(WINDOW_KEPT_LEAST.min(away / 4))
+        };
+        let bound = grown.max(self.spread).max(base);
         if bound >= cap * 3 / 2 {
             return cap / 2 + share(cap, random);
         }
@@ -192,6 +213,19 @@ mod tests {
     }
 
     #[test]
+    fn new_limits_leave_the_window_as_it_is() {
+        let mut backoff = Backoff::new(LIMITS);
+        backoff.handle_window(Duration::ZERO, Duration::from_secs(4));
+        backoff.set_limits(BackoffLimits {
+            cap: Duration::from_secs(20),
+            ..LIMITS
+        });
+        assert_eq!(pauses_ms(&mut backoff, 2, u64::MAX), [3999, 3999]);
+        let later = Moment::ZERO + Duration::from_secs(10_000);
+        assert_eq!(backoff.handle_down(later, 0), Duration::from_secs(10));
+    }
+
+    #[test]
     fn who_was_too_early_stays_within_the_width_of_the_window() {
         let mut backoff = Backoff::new(LIMITS);
         backoff.handle_window(Duration::from_secs(1), Duration::from_secs(5));
@@ -203,9 +237,36 @@ mod tests {
         backoff.handle_window(Duration::from_secs(1), Duration::from_secs(5));
         assert_eq!(
             pauses_ms(&mut backoff, 3, u64::MAX),
-            [4999, 4999, 9999],
-            "to all of it, or of the time away"
+            [4999, 3999, 3999],
+            "to all of it"
         );
+    }
+
+    #[test]
+    fn the_window_keeps_pauses_from_growing_while_a_host_may_boot() {
+        let told = |window: Duration| {
+            let mut backoff = Backoff::new(LIMITS);
+            backoff.handle_window(Duration::ZERO, window);
+            backoff.handle_down(Moment::ZERO, 0);
+            backoff
+        };
+        let longest = |backoff: &Backoff, away: Duration| {
+            backoff
+                .clone()
+                .handle_down(Moment::ZERO + away, u64::MAX)
+                .as_millis()
+        };
+        let wide = told(Duration::from_secs(4));
+        assert_eq!(longest(&wide, Duration::from_secs(1)), 3999);
+        assert_eq!(longest(&wide, WINDOW_KEPT), 3999);
+        let second = Duration::from_secs(1);
+        assert_eq!(longest(&wide, WINDOW_KEPT + 8 * second), 7999);
+        assert_eq!(longest(&wide, 2 * WINDOW_KEPT), 14_999);
+        let narrow = told(Duration::from_millis(200));
+        assert_eq!(longest(&narrow, Duration::from_millis(100)), 199);
+        assert_eq!(longest(&narrow, Duration::from_millis(800)), 199);
+        assert_eq!(longest(&narrow, Duration::from_millis(2000)), 499);
+        assert_eq!(longest(&narrow, WINDOW_KEPT), 999);
     }
 
     #[test]

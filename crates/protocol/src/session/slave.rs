@@ -36,6 +36,11 @@ pub struct SlaveTimeouts {
 pub enum Step {
     /// The session is open.
     Opened(Opened),
+    /// The master has more of the own stream, up to this mark, than this process has ever sent: its
+    /// memory was restored together with its disk, and it goes on from an older state. Move what is not
+    /// acked to a new stream and connect again. Only the slave can tell; the master takes the sequences
+    /// that come twice for reports whose acks were lost.
+    Ahead(Mark),
     /// All of the stream up to the ack's sequence is durable: the spool may let it go.
     Acked {
         /// As it came.
@@ -101,6 +106,8 @@ pub struct SlaveSession {
     timeouts: SlaveTimeouts,
     phase: Phase,
     pending: Vec<Pending>,
+    /// How far a mark of the own stream may reach, if that is known.
+    known: Option<Mark>,
     window: usize,
     in_flight: VecDeque<InFlight>,
     /// The last entry that was sent in order.
@@ -131,6 +138,7 @@ impl SlaveSession {
             timeouts,
             phase: Phase::Greeting { since: now },
             pending,
+            known: None,
             window: 0,
             in_flight: VecDeque::new(),
             sent: acked,
@@ -142,6 +150,12 @@ impl SlaveSession {
     /// together with Hello.
     pub fn send_with_hello(&mut self, frames: u32) {
         self.window = usize::try_from(frames).unwrap_or(usize::MAX);
+    }
+
+    /// The process has sent its own stream up to `sent`, as far as Welcome can know: a mark beyond it
+    /// is [`Step::Ahead`].
+    pub fn expect_marks_up_to(&mut self, sent: Mark) {
+        self.known = Some(sent);
     }
 
     /// Whether Welcome has come.
@@ -249,6 +263,9 @@ impl SlaveSession {
         if self.is_open() {
             return Step::Skipped;
         }
+        if let Some(mark) = self.ahead(&welcome.marks) {
+            return Step::Ahead(mark);
+        }
         self.phase = Phase::Open;
         self.window = usize::try_from(welcome.window.clamp(1, WINDOW_MAX)).unwrap_or(1);
         let gaps = self
@@ -261,6 +278,12 @@ impl SlaveSession {
             marks: welcome.marks.clone(),
             welcome,
         })
+    }
+
+    fn ahead(&self, marks: &[Mark]) -> Option<Mark> {
+        let known = self.known?;
+        let ahead = |mark: &&Mark| mark.stream == known.stream && mark.sequence > known.sequence;
+        marks.iter().find(ahead).copied()
     }
 
     fn handle_ack(&mut self, ack: Ack, now: Moment) -> Step {

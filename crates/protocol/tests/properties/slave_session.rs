@@ -250,6 +250,33 @@ fn a_report_without_a_backlog_is_live_in_its_place() {
 }
 
 #[test]
+fn a_mark_beyond_what_was_ever_sent_ends_the_session() {
+    let known = Mark {
+        stream: 1,
+        sequence: 7,
+    };
+    let step = |marks: &[(u64, u64)]| {
+        let mut session = session(&[(9, 1), (1, 3)]);
+        session.expect_marks_up_to(known);
+        let step = session.handle_message(welcome(64, marks), at(10));
+        (session.is_open(), step)
+    };
+    for marks in [&[][..], &[(1, 0)], &[(9, 100), (1, 7)]] {
+        let (is_open, step) = step(marks);
+        assert!(is_open && matches!(step, Step::Opened(_)), "{step:?}");
+    }
+    let ahead = Mark {
+        stream: 1,
+        sequence: 8,
+    };
+    assert_eq!(step(&[(9, 100), (1, 8)]), (false, Step::Ahead(ahead)));
+    // Who does not know how far it was takes any mark.
+    let mut session = session(&[(1, 3)]);
+    let step = session.handle_message(welcome(64, &[(1, 8)]), at(10));
+    assert!(matches!(step, Step::Opened(_)), "{step:?}");
+}
+
+#[test]
 fn what_the_master_has_lost_is_told_by_streams_and_only_then() {
     let mut session = session(&[(9, 40), (8, 12), (7, 1), (1, 5)]);
     // Stream 9 stands where it stood; of 8 everything is lost, 7 was never acked; 1 is ahead.

@@ -231,6 +231,7 @@ impl Asking {
                 None
             }
             Step::Resync(resync) => Some(Over::Resync(resync.stream)),
+            Step::Ahead(mark) => Some(Over::Resync(mark.stream)),
             Step::Goodbye(goodbye) => {
                 acked.extend(&goodbye.marks);
                 let [min, max] = [goodbye.back_min_ms, goodbye.back_max_ms].map(millis);

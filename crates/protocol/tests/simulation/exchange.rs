@@ -229,6 +229,7 @@ impl Exchange {
                 self.await_close(world.now);
             }
             Step::Resync(resync) => return Some(Over::Resync(resync.stream)),
+            Step::Ahead(mark) => return Some(Over::Resync(mark.stream)),
             Step::Goodbye(goodbye) => {
                 self.let_go(&goodbye.marks, spool, world);
                 if self.goodbye_said {

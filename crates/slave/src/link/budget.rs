@@ -21,15 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollcall_os::diag::destination::destination_use;
-use rollcall_os::diag::ports::LocalPorts;
+use rollcall_os::diag::ports::{LocalPorts, budget_of};
 use rollcall_os::outgoing::{Connector, Outgoing};
 use rollcall_protocol::Moment;
 
 /// How long the kernel keeps a port in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h).
 const TIME_WAIT: Duration = Duration::from_secs(60);
-/// The reserve is one port of so many, and no fewer than [`RESERVE_MIN`].
-const RESERVE_SHARE: u32 = 10;
-const RESERVE_MIN: u32 = 2;
 /// So much of the budget, one part of four, must be free before it ends to be exhausted.
 const FREE_SHARE: u32 = 4;
 
@@ -86,12 +83,6 @@ fn usable(connector: &Connector, destination: IpAddr) -> Option<u32> {
     // Without any the kernel picks one.
     let sources = u32::try_from(sources.max(1)).unwrap_or(u32::MAX);
     Some(ports.saturating_mul(sources))
-}
-
-/// What of `usable` ports the budget is.
-fn budget_of(usable: u32) -> u32 {
-    let reserve = (usable / RESERVE_SHARE).max(RESERVE_MIN);
-    usable.saturating_sub(reserve).max(1)
 }
 
 /// See the module's documentation.

@@ -187,7 +187,7 @@ impl Link {
         let new = Arc::clone(&self.updates.borrow_and_update());
         if new != self.config {
             self.masters.replace(new.masters.clone());
-            self.backoff = Backoff::new(new.backoff);
+            self.backoff.set_limits(new.backoff);
             self.dialer = Dialer::new(&new);
             self.budget.reconfigure(Arc::clone(&self.dialer.connector));
             self.failback.end();
@@ -259,6 +259,27 @@ impl Link {
         let left = self.drain_until.unwrap_or_default();
         let left = left.saturating_since(clock::boot());
         tokio::time::timeout(left, future).await.ok()
+    }
+
+    /// A connection or a question begins: how far the process's own stream, the last of `pending`, has been
+    /// sent before it.
+    fn begin_sending(&mut self, pending: &[wire::Pending]) {
+        let own = pending.last().copied().unwrap_or_default();
+        // What was acked was sent.
+        let acked = own.first.saturating_sub(1);
+        let known = Some(self.sent).filter(|sent| sent.stream == own.stream);
+        let sequence = known.map_or(0, |sent| sent.sequence).max(acked);
+        self.sent = Mark {
+            stream: own.stream,
+            sequence,
+        };
+    }
+
+    /// An entry has been sent.
+    fn note_sent(&mut self, place: Mark) {
+        if self.sent.stream == place.stream {
+            self.sent.sequence = self.sent.sequence.max(place.sequence);
+        }
     }
 
     /// Decides what comes after an exchange.

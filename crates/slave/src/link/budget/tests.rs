@@ -22,21 +22,6 @@ fn at(seconds: u64) -> Moment {
 }
 
 #[test]
-fn the_reserve_is_a_tenth_and_a_few_ports_are_enough_to_begin() {
-    let cases = [
-        (28_232, 25_409),
-        (100, 90),
-        (20, 18),
-        (10, 8),
-        (3, 1),
-        (1, 1),
-    ];
-    for (usable, budget) in cases {
-        assert_eq!(budget_of(usable), budget, "of {usable}");
-    }
-}
-
-#[test]
 fn ports_closed_first_are_counted_for_a_minute() {
     let mut budget = budget();
     for second in 0..89 {

@@ -81,6 +81,10 @@ impl Reading<'_> {
     fn take(&mut self, message: ToSlave) {
         let end = match self.question.session.handle_message(message, clock::boot()) {
             Step::Opened(opened) => self.opened(&opened),
+            Step::Ahead(mark) => {
+                log_resync(self.master, mark.stream, mark.sequence);
+                Some(End::Resync(mark.stream))
+            }
             Step::Acked { ack, round_trip } => {
                 let round_trip = round_trip.filter(|_| self.once);
                 self.acked.push(mark(&ack));
@@ -122,19 +126,6 @@ impl Reading<'_> {
                 error: LinkError::Version(welcome.version),
                 open: false,
             });
-        }
-        let Mark { stream, sequence } = self.question.sent_before;
-        // Only the copy of a question is answered with marks that include what it brought.
-        let sent = self
-            .question
-            .sent
-            .iter()
-            .filter(|sent| sent.stream == stream);
-        let sent = sent.map(|sent| sent.sequence).chain([sequence]).max();
-        let ahead = |mark: &&Mark| mark.stream == stream && Some(mark.sequence) > sent;
-        if let Some(mark) = opened.marks.iter().find(ahead) {
-            log_resync(self.master, mark.stream, mark.sequence);
-            return Some(End::Resync(mark.stream));
         }
         let link = &mut *self.link;
         let peer = Some(self.line.peer());

@@ -26,7 +26,7 @@ use rollcall_os::clock;
 use rollcall_protocol::Moment;
 use rollcall_protocol::datagram::Numbers;
 use rollcall_protocol::limits::DATAGRAM_BYTES_SAFE;
-use rollcall_protocol::wire::{Gap, Mark, Pending};
+use rollcall_protocol::wire::Gap;
 
 use super::end::End;
 use super::{Link, LinkError};
@@ -146,28 +146,6 @@ impl Link {
     fn restore_owed(&mut self, mut owed: Vec<Gap>) {
         owed.append(&mut self.owed);
         self.owed = owed;
-    }
-
-    /// Begins to send to a master whose Hello announces `pending`. Returns how far the process's own
-    /// stream had been sent before.
-    fn begin_sending(&mut self, pending: &[Pending]) -> Mark {
-        let own = pending.last().copied().unwrap_or_default();
-        // What was acked was sent.
-        let acked = own.first.saturating_sub(1);
-        let known = Some(self.sent).filter(|sent| sent.stream == own.stream);
-        let sequence = known.map_or(0, |sent| sent.sequence).max(acked);
-        self.sent = Mark {
-            stream: own.stream,
-            sequence,
-        };
-        self.sent
-    }
-
-    /// An entry has been sent.
-    fn note_sent(&mut self, place: Mark) {
-        if self.sent.stream == place.stream {
-            self.sent.sequence = self.sent.sequence.max(place.sequence);
-        }
     }
 
     /// Whether the time for sending what is left is over.

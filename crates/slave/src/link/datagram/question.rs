@@ -27,8 +27,6 @@ pub(super) struct Question {
     pub(super) live: Option<u64>,
     /// The question is the last one.
     pub(super) is_goodbye: bool,
-    /// How far the process's own stream had been sent before.
-    pub(super) sent_before: Mark,
 }
 
 /// What came of building one.
@@ -48,7 +46,7 @@ impl Question {
         let newest = *link.spool.watch_newest().borrow_and_update();
         let standing = link.spool.introduce().await?;
         let pending = standing.pending.clone();
-        let sent_before = link.begin_sending(&pending);
+        link.begin_sending(&pending);
         let hello = hello(&link.config, standing, wire::Mode::Datagram, 0);
         let mut feed = Feed::new(link.spool.clone(), &pending);
         let now = clock::boot();
@@ -110,6 +108,8 @@ impl Question {
         }
         let ends = link.is_stopping() && (feed.is_empty() || link.is_drained());
         let is_goodbye = ends && writer.offer(Some(goodbye())).is_none();
+        // The copy of a question is answered with marks that include what it brought.
+        session.expect_marks_up_to(link.sent);
         let number = link.datagrams.numbers.next_number();
         let bytes = writer.finish(number);
         if bytes.len() > room {
@@ -124,7 +124,6 @@ impl Question {
             owed,
             live,
             is_goodbye,
-            sent_before,
         })))
     }
 

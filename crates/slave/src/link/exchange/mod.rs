@@ -34,8 +34,6 @@ pub(super) struct Exchange<'a> {
     session: SlaveSession,
     feed: Feed,
     newest: watch::Receiver<u64>,
-    /// How far the process's own stream had been sent before this connection.
-    sent_before: Mark,
     /// What was acked and not told to the spool yet.
     acked: Vec<Mark>,
     /// Nothing more is sent; once all is acked, it ends like this.
@@ -85,21 +83,15 @@ impl<'a> Exchange<'a> {
     ) -> Result<Self, SpoolError> {
         let newest = link.spool.watch_newest();
         let standing = link.spool.introduce().await?;
-        let own = standing.pending.last().copied().unwrap_or_default();
-        // What was acked was sent.
-        let acked = own.first.saturating_sub(1);
-        let known = Some(link.sent).filter(|sent| sent.stream == own.stream);
-        let sent = known.map_or(0, |sent| sent.sequence).max(acked);
-        link.sent = Mark {
-            stream: own.stream,
-            sequence: sent,
-        };
+        link.begin_sending(&standing.pending);
         let feed = Feed::new(link.spool.clone(), &standing.pending);
         let timeouts = link.config.timeouts;
         let now = clock::boot();
+        let mut session = SlaveSession::new(now, timeouts, standing.pending.clone(), 0);
+        // What goes out with Hello is answered after Welcome.
+        session.expect_marks_up_to(link.sent);
         let mut exchange = Self {
-            session: SlaveSession::new(now, timeouts, standing.pending.clone(), 0),
-            sent_before: link.sent,
+            session,
             per_message: link.is_per_message(),
             ports_at: link.is_fallen_back().then_some(now + PORTS_ASKED_EVERY),
             link,
@@ -270,6 +262,10 @@ impl<'a> Exchange<'a> {
     fn take(&mut self, message: ToSlave) -> Option<End> {
         match self.session.handle_message(message, clock::boot()) {
             Step::Opened(opened) => self.opened(opened),
+            Step::Ahead(mark) => {
+                log_resync(&self.master, mark.stream, mark.sequence);
+                Some(End::Resync(mark.stream))
+            }
             Step::Acked { ack, round_trip } => {
                 self.acked(ack, round_trip);
                 None
@@ -311,10 +307,6 @@ impl<'a> Exchange<'a> {
         if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
             return Some(self.lost(LinkError::Version(version)));
         }
-        if let Some(mark) = self.ahead_of_us(&opened.marks) {
-            log_resync(&self.master, mark.stream, mark.sequence);
-            return Some(End::Resync(mark.stream));
-        }
         let now = clock::boot();
         let per_message = self.per_message;
         let peer = self.connection.peer();
@@ -339,15 +331,6 @@ impl<'a> Exchange<'a> {
             self.queue(Kind::Gap(gap));
         }
         None
-    }
-
-    /// The mark that says that the master has more of the own stream than this process has ever sent:
-    /// its memory was restored together with its disk, and it has spooled as many reports again as
-    /// it had lost. Only the slave can tell; the master takes them for reports whose acks were lost.
-    fn ahead_of_us(&self, marks: &[Mark]) -> Option<Mark> {
-        let Mark { stream, sequence } = self.sent_before;
-        let ahead = |mark: &&Mark| mark.stream == stream && mark.sequence > sequence;
-        marks.iter().find(ahead).copied()
     }
 
     fn acked(&mut self, ack: Ack, round_trip: Option<Duration>) {

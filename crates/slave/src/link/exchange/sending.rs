@@ -4,7 +4,7 @@ use prost::Message;
 use rollcall_os::clock;
 use rollcall_protocol::limits::{self, PER_MESSAGE_FRAMES_MAX};
 use rollcall_protocol::session::slave::Pick;
-use rollcall_protocol::wire::{self, ToMaster, to_master::Kind};
+use rollcall_protocol::wire::{self, Mark, ToMaster, to_master::Kind};
 
 use super::{Exchange, Leaving};
 use crate::link::feed::{sequence_of, stream_of, to_message};
@@ -128,10 +128,7 @@ impl Exchange<'_> {
         }
         self.session
             .handle_sent(pick, stream, sequence, clock::boot());
-        let sent = &mut self.link.sent;
-        if sent.stream == stream {
-            sent.sequence = sent.sequence.max(sequence);
-        }
+        self.link.note_sent(Mark { stream, sequence });
         self.feed.advance();
         Ok(Some(message))
     }
