@@ -40,6 +40,14 @@ pub fn path(name: &str) -> PathBuf {
     }
 }
 
+/// The program `name` of another build that lies in `folder`, or else the one under test.
+///
+/// # Panics
+/// As [`path`] does.
+pub fn path_in(folder: Option<&Path>, name: &str) -> PathBuf {
+    folder.map_or_else(|| path(name), |folder| folder.join(name))
+}
+
 fn find_or_build() -> anyhow::Result<PathBuf> {
     if let Some(folder) = env::var_os(BIN_DIR) {
         let folder = source::root().join(folder);

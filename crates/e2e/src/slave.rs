@@ -19,6 +19,8 @@ pub struct Slave {
     pub config: Config,
     name: String,
     folder: PathBuf,
+    /// Of another build, if it is not the one under test.
+    programs: Option<PathBuf>,
     daemon: Option<Daemon>,
 }
 
@@ -48,6 +50,7 @@ impl Slave {
             config,
             name: name.to_owned(),
             folder: folder.to_owned(),
+            programs: None,
             daemon: None,
         }
     }
@@ -60,6 +63,12 @@ impl Slave {
         check.insert("command".to_owned(), command.into());
         check.insert("interval".to_owned(), interval.into());
         self.config.push("check", check);
+    }
+
+    /// Has the next start take the program of another build, that in `folder`, or with `None` again the
+    /// one under test.
+    pub fn use_programs(&mut self, folder: Option<&Path>) {
+        self.programs = folder.map(Path::to_owned);
     }
 
     /// Its name on the roll.
@@ -87,8 +96,13 @@ impl Slave {
             "--log-format".as_ref(),
             "json".as_ref(),
         ];
-        let program = binaries::path(binaries::SLAVE);
+        let program = binaries::path_in(self.programs.as_deref(), binaries::SLAVE);
         self.daemon = Some(Daemon::spawn(&self.name, &program, arguments, &self.folder));
+    }
+
+    /// Its state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join(format!("{}-state", self.name))
     }
 
     /// How many entries are in its spool, as its file says it.
@@ -96,7 +110,7 @@ impl Slave {
     /// # Errors
     /// If there is no spool yet, or it can't be read now.
     pub fn spooled(&self) -> rusqlite::Result<u32> {
-        let path = self.folder.join(format!("{}-state/spool.db", self.name));
+        let path = self.state().join("spool.db");
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let database = Connection::open_with_flags(path, flags)?;
         database.query_row("SELECT count(*) FROM entries", [], |row| row.get(0))

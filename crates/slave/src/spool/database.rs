@@ -9,10 +9,11 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-use super::SpoolError;
+use super::{SpoolError, migration};
 
-/// Version of the tables below, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 1;
+/// Version of the tables below, kept in `PRAGMA user_version`. It grows with every change that an older
+/// build could not read.
+pub(super) const SCHEMA: i32 = 2;
 /// "RCSP" in `PRAGMA application_id`.
 const APPLICATION: i32 = 0x5243_5350;
 /// The first SQLite without the bug that can lose committed writes when the log starts over.
@@ -155,6 +156,9 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let vfs = filesystem::sqlite_vfs(path);
     let connection = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
     keep_log_at_close(&connection, true)?;
+    // One plan a statement. Without this, SQLite plans anew for each new value that is bound to a LIMIT (or to
+    // the column of an index of which it has statistics), which costs more than to run it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // An operator may look at it with sqlite3, which locks it for moments.
     connection.busy_timeout(Duration::from_secs(2))?;
     let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
@@ -186,10 +190,14 @@ fn prepare(connection: &Connection) -> rusqlite::Result<Option<(&'static str, St
             ))?;
             Ok(None)
         }
-        (SCHEMA, APPLICATION, _) => {
+        (1..=SCHEMA, APPLICATION, _) => {
             let check: String =
                 connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
-            Ok((check != "ok").then_some(("damaged", check)))
+            if check != "ok" {
+                return Ok(Some(("damaged", check)));
+            }
+            migration::migrate(connection, schema)?;
+            Ok(None)
         }
         (newer, APPLICATION, _) if newer > SCHEMA => {
             let reason = format!("its tables are of version {newer}, this build knows {SCHEMA}");
@@ -213,6 +221,8 @@ pub(super) fn give_back(connection: &Connection) -> rusqlite::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
 
     #[test]
@@ -223,6 +233,19 @@ mod tests {
             .pragma_query_value(None, "synchronous", |row| row.get(0))
             .unwrap();
         assert_eq!(synchronous, 2, "FULL");
+    }
+
+    #[test]
+    fn a_statement_is_planned_once_whatever_is_bound_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = open(&folder.path().join("spool.db")).unwrap();
+        let sql = "SELECT id FROM entries WHERE id > ?1 ORDER BY id LIMIT ?2";
+        let mut statement = connection.prepare(sql).unwrap();
+        for value in 1..4 {
+            let mut rows = statement.query([value, value]).unwrap();
+            assert!(rows.next().unwrap().is_none());
+        }
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
     }
 
     #[test]

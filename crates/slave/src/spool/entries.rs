@@ -119,7 +119,7 @@ pub(super) fn highest_id(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row(sql, [], |row| sequence(row, 0))
 }
 
-/// Adds a report under `id`; returns its size in bytes.
+/// Adds a report under `id`, whose own stream and sequence are not set; returns its size in bytes.
 pub(super) fn insert_report(
     connection: &Connection,
     id: u64,
@@ -144,24 +144,26 @@ pub(super) fn insert_report(
 }
 
 fn encode(report: &wire::Report) -> Vec<u8> {
-    let bare = wire::Report {
-        stream: 0,
-        sequence: 0,
-        live: false,
-        ..report.clone()
-    };
-    let mut body = bare.encode_to_vec();
-    // SQLite finds damage in its own structures, not in what a row says.
+    sign(report.encode_to_vec())
+}
+
+/// A body with its checksum: SQLite finds damage in its own structures, not in what a row says.
+pub(super) fn sign(mut body: Vec<u8>) -> Vec<u8> {
     let checksum = crc32fast::hash(&body);
     body.extend(checksum.to_le_bytes());
     body
 }
 
-/// The report of a body; `None` if it is not what was written.
-fn decode(body: &[u8]) -> Option<wire::Report> {
+/// A body without its checksum; `None` if that is not the one of what was written.
+pub(super) fn unsigned(body: &[u8]) -> Option<&[u8]> {
     let (report, checksum) = body.split_last_chunk()?;
     let is_whole = crc32fast::hash(report) == u32::from_le_bytes(*checksum);
-    is_whole.then(|| wire::Report::decode(report).ok())?
+    is_whole.then_some(report)
+}
+
+/// The report of a body; `None` if it is not what was written.
+fn decode(body: &[u8]) -> Option<wire::Report> {
+    wire::Report::decode(unsigned(body)?).ok()
 }
 
 /// Adds a gap under `id`.

@@ -20,6 +20,7 @@ mod figures;
 mod folder;
 mod handle;
 mod limits;
+mod migration;
 mod queue;
 mod states;
 mod thread;

@@ -164,10 +164,17 @@ impl Queue {
         let mut found = Vec::new();
         let mut from = after;
         while found.len() < max {
-            let rows = entries::read_after(&self.connection, from, max - found.len())?;
-            let Some(last) = rows.last() else { break };
-            from = last.as_ref().map_or_else(|line| line.id, |entry| entry.id);
+            let wanted = max - found.len();
+            let rows = entries::read_after(&self.connection, from, wanted)?;
+            let is_end = rows.len() < wanted;
+            from = rows.last().map_or(from, |row| match row {
+                Ok(entry) => entry.id,
+                Err(line) => line.id,
+            });
             found.extend(rows.into_iter().filter_map(|row| self.readable(row)));
+            if is_end {
+                break;
+            }
         }
         self.reader = found.last().map_or(after, |entry| entry.id);
         Ok(found)
@@ -282,22 +289,18 @@ impl Queue {
 
     /// Takes out what was acked; what can't be decoded becomes a gap.
     fn readable(&self, row: Result<Entry, Line>) -> Option<Entry> {
-        let entry = match row {
-            Ok(entry) => entry,
-            Err(line) => self.damaged(line),
-        };
-        match entry.body {
+        let Entry { id, body } = row.unwrap_or_else(|line| self.damaged(line));
+        let body = match body {
             Body::Report(report) => {
-                let body = Body::Report(report.clone());
-                (report.sequence > self.mark(report.stream)).then_some(Entry { body, ..entry })
+                (report.sequence > self.mark(report.stream)).then_some(Body::Report(report))
             }
             Body::Gap(gap) => {
                 let mark = self.mark(gap.stream);
                 let first = gap.first.max(mark + 1);
-                let body = Body::Gap(wire::Gap { first, ..gap });
-                (gap.last > mark).then_some(Entry { body, ..entry })
+                (gap.last > mark).then_some(Body::Gap(wire::Gap { first, ..gap }))
             }
-        }
+        };
+        body.map(|body| Entry { id, body })
     }
 
     fn damaged(&self, line: Line) -> Entry {

@@ -74,7 +74,7 @@ fn a_database_of_a_newer_build_is_kept_aside_for_it() {
     let directory = tempfile::tempdir().unwrap();
     let id = own_id(directory.path());
     let connection = rusqlite::Connection::open(directory.path().join("spool.db")).unwrap();
-    connection.pragma_update(None, "user_version", 2).unwrap();
+    connection.pragma_update(None, "user_version", 3).unwrap();
     drop(connection);
     assert_eq!(own_id(directory.path()), id);
     let names = fs::read_dir(directory.path()).unwrap();

@@ -1,6 +1,7 @@
 //! The spool's rules one by one; `model_tests` checks them against each other.
 
 mod damage;
+mod layouts;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
