@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,6 +13,8 @@ use rollcall_os::clock;
 use rollcall_protocol::Moment;
 use rollcall_protocol::wire::Mode;
 use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::args::{self, Cli, Role, Run};
 use crate::baseline::{self, Kind};
@@ -46,22 +50,23 @@ fn measure(run: &Run) -> anyhow::Result<()> {
     let plan = run.plan()?;
     descriptors::provide_for(run.connections())?;
     warn(run, &plan);
-    let (outcome, report) = against(&plan, run, run.master_pid, "master")?;
+    let stop = stop_flag().context("can't handle signals")?;
+    let (outcome, report) = against(&plan, run, run.master_pid, "master", &stop)?;
     if let Some(path) = &run.ledger {
         write_ledger(path, &plan.fleet, &outcome.slaves)
             .with_context(|| format!("can't write the ledger {}", path.display()))?;
     }
-    let connect_loop = run
-        .compares_with_loop()
+    // Who has stopped the run wants its result, and nothing more.
+    let goes_on = !stop.load(Ordering::Relaxed);
+    let connect_loop = (goes_on && run.compares_with_loop())
         .then(|| connect_loop::run(&plan, run.connect_loop_server))
         .transpose()?
         .map(|bare| LoopReport {
             ratio: ratio(report.rate_per_s, bare.rate_per_s),
             ..bare
         });
-    let baseline = run
-        .baseline
-        .then(|| baselines(&plan, run, &report))
+    let baseline = (goes_on && run.baseline)
+        .then(|| baselines(&plan, run, &report, &stop))
         .transpose()?;
     let report = Report {
         mode: run.mode,
@@ -115,7 +120,23 @@ fn is_in_memory(directory: &Path) -> bool {
     })
 }
 
-fn baselines(plan: &Plan, run: &Run, master: &RunReport) -> anyhow::Result<Baselines> {
+/// Set by SIGINT or SIGTERM. Another one ends the process, as if nobody had listened.
+fn stop_flag() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag unset.
+        flag::register_conditional_default(signal, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+fn baselines(
+    plan: &Plan,
+    run: &Run,
+    master: &RunReport,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<Baselines> {
     let measure = |kind, label| -> anyhow::Result<BaselineReport> {
         let server = baseline::Server::start(kind, &run.baseline_directory)?;
         let sources = plan
@@ -128,7 +149,7 @@ fn baselines(plan: &Plan, run: &Run, master: &RunReport) -> anyhow::Result<Basel
             sources: sources.filter(std::net::IpAddr::is_ipv4).collect(),
             ..plan.clone()
         };
-        let (_, run) = against(&plan, run, Some(server.pid()), label)?;
+        let (_, run) = against(&plan, run, Some(server.pid()), label, stop)?;
         let ratio = run.ratio_of(master);
         Ok(BaselineReport { run, ratio })
     };
@@ -143,8 +164,9 @@ fn against(
     run: &Run,
     pid: Option<u32>,
     label: &'static str,
+    stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<(Outcome, RunReport)> {
-    let mut watch = Watch::new(plan.master, pid, label);
+    let mut watch = Watch::new(plan.master, pid, label, Arc::clone(stop));
     let outcome = load::run(plan, &mut watch)?;
     watch.end();
     let pooled = plan
@@ -173,13 +195,19 @@ struct Watch {
     client: Samples,
     connects: Connects,
     label: &'static str,
+    stop: Arc<AtomicBool>,
     shows: bool,
     next: Moment,
     acked: u64,
 }
 
 impl Watch {
-    fn new(server: SocketAddr, pid: Option<u32>, label: &'static str) -> Self {
+    fn new(
+        server: SocketAddr,
+        pid: Option<u32>,
+        label: &'static str,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
         let before = |pid: Option<u32>| Samples {
             before: pid.and_then(process::usage),
             ..Samples::default()
@@ -190,6 +218,7 @@ impl Watch {
             client: before(Some(std::process::id())),
             connects: Connects::to(server, clock::boot()),
             label,
+            stop,
             shows: std::io::stderr().is_terminal(),
             next: clock::boot() + PROGRESS,
             acked: 0,
@@ -238,6 +267,10 @@ impl Observer for Watch {
     fn finished(&mut self) {
         self.server.finished = self.pid.and_then(process::usage);
         self.client.finished = process::usage(std::process::id());
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 }
 

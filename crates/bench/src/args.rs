@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rollcall_os::units;
 use rollcall_protocol::backoff::BackoffLimits;
+use rollcall_protocol::datagram::ResendLimits;
 use rollcall_protocol::limits::{INTERVAL_MAX, INTERVAL_MIN, WINDOW_MAX};
 use rollcall_protocol::wire;
 
@@ -16,12 +17,18 @@ use crate::load::{Bound, Close, Fleet, Plan, Replay};
 
 /// The first pause before a reconnect is drawn from zero to this.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// When a question is sent again: as a slave does that is not told otherwise.
+const RESEND: ResendLimits = ResendLimits {
+    first: Duration::from_millis(250),
+    longest: Duration::from_secs(4),
+};
 /// A session that has stayed up for this long has pauses start small again.
 const RETRY_RESET_AFTER: Duration = Duration::from_secs(2);
 
 /// Simulates a fleet of slaves against a master and measures it.
 ///
-/// Ends with 0 only if every report was acked and the master refused nothing.
+/// Ends with 0 only if every report was acked and the master refused nothing. SIGINT or SIGTERM has it
+/// make no more reports, wait for the acks that are owed, and print the result; another one ends it.
 #[derive(Debug, Parser)]
 #[command(
     name = "rollcall-bench",
@@ -65,6 +72,12 @@ pub(crate) enum Mode {
     PerMessage,
     /// Every other slave per-message.
     Mixed,
+    /// No connection: what a slave owes goes over UDP in one datagram, and again after 250 ms, 500 ms
+    /// and so on up to 4 s, until its answer comes. The master must offer it ([listen] datagram). It
+    /// drops unread what is more than its [limits] datagram_rate allows of one address: behind one,
+    /// slaves without --rate get that rate together, and late. Raise the limit, or spread them over
+    /// --source-addresses; 127.0.0.0/8 is full of them.
+    Datagram,
     /// Pooled, one report each, then silence for --duration: memory per idle connection.
     Idle,
 }
@@ -128,7 +141,8 @@ pub(crate) struct Run {
     /// Where the bare server with a log keeps it: best on the file system of the master's state.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     pub(crate) baseline_directory: PathBuf,
-    /// How long an answer on a connection may take before the slave reconnects.
+    /// How long an answer may take before the slave reconnects, or gives its question up and asks
+    /// another.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub(crate) timeout: units::Duration,
     /// How long to go on with no ack at all, or with no connection at the start.
@@ -176,6 +190,10 @@ impl Run {
             "--replay is for --mode pooled"
         );
         ensure!(
+            self.mode != Mode::Datagram || !self.baseline,
+            "--baseline is not for --mode datagram: the bare servers take connections only"
+        );
+        ensure!(
             self.mode == Mode::PerMessage || !self.compares_with_loop(),
             "--connect-loop is for --mode per-message"
         );
@@ -215,6 +233,7 @@ impl Run {
             hold: if idle { duration } else { Duration::ZERO },
             payload_bytes: self.payload_bytes,
             timeout: self.timeout.get(),
+            resend: RESEND,
             patience: self.patience.get(),
         })
     }
@@ -232,6 +251,7 @@ impl Run {
     fn mode_of(&self, index: u32) -> wire::Mode {
         match self.mode {
             Mode::PerMessage => wire::Mode::PerMessage,
+            Mode::Datagram => wire::Mode::Datagram,
             Mode::Mixed if index % 2 == 1 => wire::Mode::PerMessage,
             Mode::Pooled | Mode::Mixed | Mode::Idle => wire::Mode::Pooled,
         }
@@ -314,6 +334,18 @@ mod tests {
     }
 
     #[test]
+    fn questions_are_sent_again_as_a_slave_does_by_default() {
+        let text = include_str!("../../../config/slave.toml");
+        for (key, pause) in [
+            ("resend_first", RESEND.first),
+            ("resend_longest", RESEND.longest),
+        ] {
+            let line = format!("\n{key} = \"{}\"\n", units::Duration::new(pause));
+            assert!(text.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
     fn idle_is_one_report_each_and_then_silence() {
         let idle = plan(&["--mode", "idle", "--duration", "3s"]).unwrap();
         assert_eq!(idle.bound, Bound::Count(4));
@@ -340,6 +372,7 @@ mod tests {
         assert!(run(&["--in-flight", "5000"]).is_err());
         assert!(plan(&["--source-addresses", "::1"]).is_err());
         assert!(plan(&["--connect-loop"]).is_err());
+        assert!(plan(&["--mode", "datagram", "--baseline"]).is_err());
         assert!(plan(&["--connect-loop", "--mode", "per-message"]).is_ok());
         let sources = ["--source-addresses", "127.0.0.1,127.0.0.2"];
         assert_eq!(plan(&sources).unwrap().sources.len(), 2);

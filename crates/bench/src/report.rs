@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::Mode;
 use crate::connect_loop::LoopReport;
-use crate::load::{ErrorKind, Outcome, Percentiles};
+use crate::load::{DatagramTally, ErrorKind, Outcome, Percentiles};
 use crate::ports::PortsReport;
 use crate::process::Usage;
 
@@ -47,6 +47,9 @@ pub(crate) struct RunReport {
     pub(crate) repeated_acks: u64,
     /// Connections after the first one of each pooled slave.
     pub(crate) reconnects: u64,
+    /// What became of questions, in datagram mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) datagrams: Option<DatagramTally>,
     /// What became of the ports.
     #[serde(flatten)]
     pub(crate) ports: PortsReport,
@@ -193,6 +196,7 @@ impl RunReport {
             resent: tally.resent,
             repeated_acks: tally.repeated_acks,
             reconnects: tally.reconnects,
+            datagrams: (tally.datagrams.questions > 0).then_some(tally.datagrams),
             ports,
             recovery_ms: tally.recovery_ms(),
             elapsed_s: elapsed.as_secs_f64(),
@@ -284,9 +288,18 @@ impl Report {
                 text.push_str(&format!("\n{}: {hint}", name_of(*kind)));
             }
         }
+        if self.run.datagrams.is_some_and(|all| all.sent_again > 0) {
+            text.push_str("\nquestions sent again: ");
+            text.push_str(SENT_AGAIN_HINT);
+        }
         text
     }
 }
+
+/// Why that may be, and what may help.
+const SENT_AGAIN_HINT: &str = "datagrams were lost, or the master dropped what was more than its \
+    [limits] datagram_rate and datagram_burst allow of one address: see rollcall_datagrams_limited_total \
+    in its metrics, and give more --source-addresses or raise the limits";
 
 type Cell = fn(&RunReport, Option<&Ratio>) -> String;
 
@@ -354,6 +367,16 @@ const ROWS: &[(&str, Cell)] = &[
         optional(run.recovery_ms.map(|times| times.max))
     }),
     ("reports sent again", |run, _| unless_zero(run.resent)),
+    ("questions", |run, _| counted(run, |all| all.questions)),
+    ("questions sent again", |run, _| {
+        counted(run, |all| all.sent_again)
+    }),
+    ("questions given up", |run, _| {
+        counted(run, |all| all.given_up)
+    }),
+    ("answers twice or too late", |run, _| {
+        counted(run, |all| all.answers_repeated)
+    }),
     ("errors", |run, _| {
         listed(
             run.errors
@@ -386,6 +409,11 @@ fn failed_connects(ports: &PortsReport) -> String {
     } else {
         text
     }
+}
+
+fn counted(run: &RunReport, count: fn(&DatagramTally) -> u64) -> String {
+    let all = run.datagrams.as_ref();
+    all.map_or_else(String::new, |all| count(all).to_string())
 }
 
 fn unless_zero(value: u64) -> String {

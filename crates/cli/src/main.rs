@@ -7,6 +7,7 @@
 //!   manual              man pages and completions
 //! ```
 //! What is printed goes through terminal/.
+
 mod args;
 mod client;
 mod daemons;

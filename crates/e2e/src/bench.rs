@@ -1,15 +1,20 @@
 //! Runs rollcall-bench, the fleet of simulated slaves.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rollcall_protocol::api::SlaveRow;
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::binaries;
 use crate::daemon::Daemon;
+use crate::master::Master;
+use crate::wait::{PATIENCE, poll_until};
 
 /// A run that goes on. Dropping it kills it.
 #[derive(Debug)]
@@ -72,6 +77,15 @@ impl Bench {
         self.daemon.ended().is_some()
     }
 
+    /// Has the run make no more reports: it ends when all are acked.
+    ///
+    /// # Panics
+    /// If it can't be told.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.daemon.signal(Signal::INT);
+    }
+
     /// Waits for the end of the run.
     ///
     /// # Panics
@@ -93,6 +107,41 @@ impl Bench {
 }
 
 impl Outcome {
+    /// Whatever each slave has made was acked and is on the roll, once; and in order, since the master's
+    /// ledger takes reports in no other way. Returns the roll.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[track_caller]
+    pub fn assert_on_the_roll_of(&self, master: &Master) -> Vec<SlaveRow> {
+        let names: BTreeSet<&str> = self.ledger.iter().map(|line| &*line.name).collect();
+        let mut rows = Vec::new();
+        // What readers see may be a tenth of a second old.
+        poll_until(PATIENCE, || {
+            rows = master.api().slaves().ok()?;
+            let own = rows.iter().filter(|row| names.contains(&*row.name));
+            let applied: u64 = own.map(|row| row.applied).sum();
+            (applied >= self.number("/acked")).then_some(())
+        });
+        let by_name: BTreeMap<&str, &SlaveRow> = rows.iter().map(|row| (&*row.name, row)).collect();
+        assert!(!self.ledger.is_empty(), "no ledger; {}", self.stderr);
+        for line in &self.ledger {
+            let Some(row) = by_name.get(&*line.name) else {
+                panic!("{} is not on the roll", line.name);
+            };
+            let on_the_roll = LedgerLine {
+                name: row.name.clone(),
+                id: row.id.clone(),
+                stream: row.stream.clone(),
+                sent: row.applied,
+                acked: row.sequence,
+                distinct_reports_acked: row.applied,
+            };
+            assert_eq!((on_the_roll, row.gaps), (line.clone(), 0), "{row:#?}");
+        }
+        rows
+    }
+
     /// A number of the result, by its pointer, for example `/acked`.
     ///
     /// # Panics

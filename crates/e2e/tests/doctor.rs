@@ -7,7 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{self, Command};
 
 use rollcall_e2e::wait::PATIENCE;
-use rollcall_e2e::{Daemon, Namespace, binaries, wait_until};
+use rollcall_e2e::{Daemon, Master, Namespace, Slave, binaries, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -181,6 +181,40 @@ fn a_full_queue_is_told_with_its_owner_and_followed() {
     assert_eq!(watch.wait(PATIENCE).code(), Some(1), "{}", watch.stderr());
 }
 
+/// By the slave before it runs, by its check on the roll, and by the doctor of its host.
+#[test]
+fn the_budget_is_the_same_wherever_it_is_told() {
+    let Some(namespace) = Namespace::new_or_skip_loudly("the budget of a slave's ports") else {
+        return;
+    };
+    namespace.set("net.ipv4.ip_local_port_range", "40000 40099");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut master = Master::new(folder.path(), "master");
+    namespace.run(|| master.start());
+    let mut slave = Slave::new(folder.path(), "web-1", &[master.address()], "100ms");
+    slave.config.set("connection.mode", "per-message");
+    namespace.run(|| slave.start());
+    let on_the_roll = namespace.run(|| {
+        wait_until(PATIENCE, "the check of its ports", || {
+            let checks = master.api().slave("web-1").ok()?.checks;
+            let check = checks.iter().find(|check| check.name == "connection")?;
+            let mut metrics = check.metrics.iter();
+            metrics.find(|metric| metric.name == "budget")?.value
+        })
+    });
+    assert_eq!(on_the_roll, 90.0);
+    let mut check = Command::new(binaries::path(binaries::SLAVE));
+    check.args(["--check", "--config"]).arg(slave.config_file());
+    let output = namespace.run(|| check.output()).expect("the slave");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.contains("(40000-40099)"), "{text}");
+    assert!(text.contains(" at most 90 in use"), "{text}");
+    let (_, report) = namespace.run(|| doctor(&[]));
+    let found = finding(&report, "slave_budget").expect("a finding");
+    let what = found["what"].as_str().expect("a text");
+    assert!(what.contains("keeps to 90 of 100 source ports"), "{what}");
+}
+
 #[test]
 fn anybody_can_ask_and_the_keys_stay() {
     let (code, report) = doctor(&[]);
@@ -194,6 +228,7 @@ fn anybody_can_ask_and_the_keys_stay() {
         "somaxconn",
         "open_files",
         "capacity",
+        "slave_budget",
     ] {
         let found = finding(&report, id).unwrap_or_else(|| panic!("no {id} in {report:#}"));
         assert!(

@@ -1,5 +1,6 @@
 //! A slave that is stopped has left and is not missing; one that is restarted was never gone.
 
+use std::thread;
 use std::time::Duration;
 
 use rollcall_e2e::wait::{PATIENCE, watch_for};
@@ -23,6 +24,15 @@ fn pair(folder: &std::path::Path, mode: &str, interval: &str) -> (Master, Slave)
     (master, slave)
 }
 
+/// In all of them at once: most of the time there is nothing to do but to wait.
+fn in_each_mode(test: fn(&str)) {
+    thread::scope(|scope| {
+        for mode in MODES {
+            scope.spawn(move || test(mode));
+        }
+    });
+}
+
 /// What was told of the slave since it was enrolled, other than its health and its checks.
 fn told(master: &Master) -> Vec<EventRow> {
     let mut events = master.api().events().expect("the events");
@@ -39,7 +49,7 @@ fn told(master: &Master) -> Vec<EventRow> {
 
 #[test]
 fn a_restart_inside_the_interval_is_no_event_in_any_mode() {
-    for mode in MODES {
+    in_each_mode(|mode| {
         let folder = tempfile::tempdir().expect("a folder");
         let (master, mut slave) = pair(folder.path(), mode, "5s");
         for _ in 0..2 {
@@ -57,12 +67,12 @@ fn a_restart_inside_the_interval_is_no_event_in_any_mode() {
             (!told.is_empty()).then_some(told)
         });
         assert_eq!(told, None, "{mode}");
-    }
+    });
 }
 
 #[test]
 fn a_stop_is_told_once_as_left_and_never_as_missing_in_any_mode() {
-    for mode in MODES {
+    in_each_mode(|mode| {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut master, mut slave) = pair(folder.path(), mode, "1s");
         assert_eq!(slave.terminate().code(), Some(0));
@@ -84,5 +94,5 @@ fn a_stop_is_told_once_as_left_and_never_as_missing_in_any_mode() {
         assert_eq!(more, None, "{mode}");
         slave.start();
         master.wait_for_presences("web-1", &["up", "left", "up"]);
-    }
+    });
 }

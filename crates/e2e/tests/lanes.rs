@@ -1,13 +1,12 @@
 //! Two lanes: many slaves replay at once, live reports go on, and each report counts once.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rollcall_e2e::bench::Bench;
 use rollcall_e2e::peer::Identity;
-use rollcall_e2e::wait::{PATIENCE, poll_until};
+use rollcall_e2e::wait::PATIENCE;
 use rollcall_e2e::{Master, Peer, wait_until};
-use rollcall_protocol::api::{Health, SlaveRow};
+use rollcall_protocol::api::Health;
 
 const REPLAYING: u64 = 60;
 const BACKLOG: u64 = 1000;
@@ -52,23 +51,8 @@ fn a_replay_over_kills_is_applied_once_and_in_order() {
         outcome.number("/sent") > REPLAYING * BACKLOG,
         "nobody reported live: {result}"
     );
-    let api = master.api();
-    let mut rows = Vec::new();
-    poll_until(PATIENCE, || {
-        rows = api.slaves().ok()?;
-        let applied: u64 = rows.iter().map(|row| row.applied).sum();
-        (applied >= outcome.number("/acked")).then_some(())
-    });
-    let rows: BTreeMap<&str, &SlaveRow> = rows.iter().map(|row| (&*row.name, row)).collect();
+    let rows = outcome.assert_on_the_roll_of(&master);
     assert_eq!(rows.len(), outcome.ledger.len());
-    for line in &outcome.ledger {
-        let row = rows[&*line.name];
-        assert_eq!(
-            (row.sequence, row.applied, row.gaps),
-            (line.acked, line.sent, 0),
-            "{row:#?} {line:?}"
-        );
-    }
 }
 
 /// While all of that waits for its turn, somebody who has no backlog is served at once.

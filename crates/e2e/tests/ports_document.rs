@@ -115,6 +115,7 @@ fn the_commands_work() {
     master
         .config
         .set("listen.addresses", vec!["127.0.0.1:7412"])
+        .set("listen.datagram", vec!["127.0.0.1:7412"])
         .set("http.address", "127.0.0.1:7413");
     namespace.run(|| master.start());
     let mut count = 0;

@@ -2,15 +2,13 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
-const EVENTS_MAX: usize = 1024;
-const LISTENER: Token = Token(usize::MAX);
-const WAKER: Token = Token(usize::MAX - 1);
+use super::wakeups::{EVENTS_MAX, LISTENER, WAKER, WakeUps};
+
 /// As long as the smallest ack is good for.
 const ANSWER: [u8; 8] = [0; 8];
 
@@ -28,18 +26,12 @@ struct Server {
 /// # Errors
 /// If the poll fails.
 pub(super) fn serve(listener: TcpListener) -> anyhow::Result<()> {
-    let poll = Poll::new()?;
-    // Kept beyond the call that wakes: an eventfd that is closed wakes nobody.
-    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-    let (ended, end) = sync_channel::<()>(1);
-    let ending = Arc::clone(&waker);
-    super::when_stdin_ends(move || {
-        drop(ended);
-        let _ = ending.wake();
-    });
-    let mut listener = mio::net::TcpListener::from_std(listener);
-    poll.registry()
-        .register(&mut listener, LISTENER, Interest::READABLE)?;
+    let WakeUps {
+        poll,
+        listener,
+        waker: _waker,
+        end,
+    } = WakeUps::new(listener)?;
     let mut server = Server {
         poll,
         listener,
@@ -47,9 +39,7 @@ pub(super) fn serve(listener: TcpListener) -> anyhow::Result<()> {
         free: Vec::new(),
         buffer: super::bare::read_buffer(),
     };
-    let result = server.run(&end);
-    drop(waker);
-    Ok(result?)
+    Ok(server.run(&end)?)
 }
 
 impl Server {

@@ -18,13 +18,11 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::bare::{Item, Peer, append, append_ack, read_buffer};
+use super::wakeups::{EVENTS_MAX, LISTENER, WAKER, WakeUps};
 
 /// The log is written over from its start when it has grown to this size, so that a long run does
 /// not fill the disk.
 const LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
-const EVENTS_MAX: usize = 1024;
-const LISTENER: Token = Token(usize::MAX);
-const WAKER: Token = Token(usize::MAX - 1);
 
 /// What is committed together.
 #[derive(Debug, Default)]
@@ -64,8 +62,12 @@ struct Due {
 pub(super) fn serve(listener: TcpListener, log_directory: &Path) -> anyhow::Result<()> {
     let log = tempfile::tempfile_in(log_directory)
         .with_context(|| format!("can't make a log in {}", log_directory.display()))?;
-    let poll = Poll::new()?;
-    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    let WakeUps {
+        poll,
+        listener,
+        waker,
+        end,
+    } = WakeUps::new(listener)?;
     let (to_log, groups) = sync_channel(1);
     let (done, committed) = sync_channel(1);
     let log_waker = Arc::clone(&waker);
@@ -77,14 +79,6 @@ pub(super) fn serve(listener: TcpListener, log_directory: &Path) -> anyhow::Resu
             eprintln!("the baseline's log: {error}");
         }
     });
-    let (ended, end) = sync_channel::<()>(1);
-    super::when_stdin_ends(move || {
-        drop(ended);
-        let _ = waker.wake();
-    });
-    let mut listener = mio::net::TcpListener::from_std(listener);
-    poll.registry()
-        .register(&mut listener, LISTENER, Interest::READABLE)?;
     let server = Server {
         poll,
         listener,

@@ -7,6 +7,7 @@ mod bare;
 mod connect_loop;
 mod echo;
 mod group_commit;
+mod wakeups;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;

@@ -25,7 +25,7 @@ const OPENING_MAX: usize = 1024;
 pub(super) const SWEEP: Duration = Duration::from_millis(250);
 
 /// Why a connection ends.
-enum Loss {
+pub(super) enum Loss {
     Fault(Fault),
     Os(io::Error),
     Kind(ErrorKind),
@@ -57,6 +57,7 @@ impl Load<'_> {
         self.wall_ms = clock::wall_ms();
         self.take_turns(now);
         self.open_due(now);
+        self.ask_again(now);
         let wait = self.next_wake_up(now).saturating_since(clock::boot());
         match self.poll.poll(events, Some(wait)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -85,6 +86,7 @@ impl Load<'_> {
             pace.and_then(Pace::next_turn),
             pace.and_then(Pace::until),
             retry,
+            self.datagrams.next_wake_up(),
         ];
         later.into_iter().flatten().fold(self.sweep_at, Moment::min)
     }
@@ -149,7 +151,7 @@ impl Load<'_> {
     }
 
     /// The closed loop: a slave makes reports until so many are owed an ack.
-    fn make_up_to(&mut self, index: usize, owed: u64, now: Moment) {
+    pub(super) fn make_up_to(&mut self, index: usize, owed: u64, now: Moment) {
         let owed = usize::try_from(owed).unwrap_or(usize::MAX);
         while self.slaves[index].owed() < owed
             && !self.slaves[index].dead()
@@ -176,6 +178,7 @@ impl Load<'_> {
 
     /// A slave has something to send, or may have.
     fn go_on(&mut self, index: usize, now: Moment) {
+        let is_asking = self.datagrams.is_asking(index);
         let slave = &mut self.slaves[index];
         match (slave.mode(), &self.connections[index]) {
             // A backlog waits for the start.
@@ -184,7 +187,7 @@ impl Load<'_> {
                     self.lose(index, loss, now);
                 }
             }
-            (Mode::PerMessage, None) => {
+            (Mode::PerMessage | Mode::Datagram, None) if !is_asking => {
                 let pace = self.pace.as_ref();
                 let may_make = pace.is_some_and(|pace| pace.is_closed_loop() && !pace.is_over(now));
                 if (slave.owed() > 0 || may_make) && !slave.dead() && slave.wish_connection() {
@@ -196,8 +199,12 @@ impl Load<'_> {
     }
 
     /// Opens a connection and writes the greeting: Hello, and in per-message mode the report too.
+    /// In datagram mode asks a question.
     fn open(&mut self, index: usize, now: Moment) -> Result<(), Loss> {
         self.slaves[index].clear_wish();
+        if self.slaves[index].mode() == Mode::Datagram {
+            return self.ask(index, now);
+        }
         let per_message = self.slaves[index].mode() == Mode::PerMessage;
         if per_message {
             self.make_up_to(index, 1, now);
@@ -210,9 +217,8 @@ impl Load<'_> {
             self.tally.reconnects += 1;
         }
         let hello = slave.open(&self.plan.fleet, u32::from(per_message));
-        let sources = &self.plan.sources;
-        let source = (!sources.is_empty()).then(|| sources[index % sources.len()]);
         self.tally.connects += 1;
+        let source = self.plan.source_of(index);
         let connection = Connection::open(self.plan.master, source, now)?;
         self.connections[index] = Some(connection);
         self.opening += 1;
@@ -258,12 +264,12 @@ impl Load<'_> {
         }
     }
 
-    fn append(&mut self, message: &ToMaster) -> Result<(), Loss> {
+    pub(super) fn append(&mut self, message: &ToMaster) -> Result<(), Loss> {
         // A Hello or a Gap is far below the limit of a frame.
         frame::encode(message, &mut self.output).map_err(|_| Loss::Kind(ErrorKind::Other))
     }
 
-    fn append_due(&mut self, index: usize, limit: u64) {
+    pub(super) fn append_due(&mut self, index: usize, limit: u64) {
         let slave = &mut self.slaves[index];
         let (stream, last, replays) = (slave.stream(), slave.last(), slave.replays());
         let interval_ms = i64::from(self.plan.fleet.interval_ms);
@@ -293,16 +299,19 @@ impl Load<'_> {
 
     /// The socket of a slave is ready for something.
     fn ready(&mut self, index: usize, event: &Event, now: Moment) -> Result<(), Loss> {
-        let Some(connection) = &mut self.connections[index] else {
-            return Ok(());
-        };
-        if event.is_writable() && connection.has_unsent() || event.is_error() {
-            connection.writable()?;
-        }
         let acked = self.tally.acked;
         let replaying = self.tally.is_replaying();
-        if event.is_readable() || event.is_read_closed() {
-            self.read(index, event.is_read_closed(), now)?;
+        if self.slaves[index].mode() == Mode::Datagram {
+            self.hear(index, now)?;
+        } else if let Some(connection) = &mut self.connections[index] {
+            if event.is_writable() && connection.has_unsent() || event.is_error() {
+                connection.writable()?;
+            }
+            if event.is_readable() || event.is_read_closed() {
+                self.read(index, event.is_read_closed(), now)?;
+            }
+        } else {
+            return Ok(());
         }
         if self.tally.acked > acked {
             self.last_ack = now;
@@ -373,13 +382,13 @@ impl Load<'_> {
         }
     }
 
-    fn come_back(&mut self, index: usize, at: Moment) {
+    pub(super) fn come_back(&mut self, index: usize, at: Moment) {
         self.slaves[index].wish_connection();
         self.retries.push(Reverse((at, index)));
     }
 
     /// The connection broke, or did not come about: counts why, and comes back later.
-    fn lose(&mut self, index: usize, loss: Loss, now: Moment) {
+    pub(super) fn lose(&mut self, index: usize, loss: Loss, now: Moment) {
         let retry = match &loss {
             Loss::Fault(Fault::Refused { retry }) => *retry,
             Loss::Fault(Fault::Restart) => true,
@@ -388,14 +397,16 @@ impl Load<'_> {
                 true
             }
             Loss::Os(error) => {
+                let connects = self.slaves[index].mode() != Mode::Datagram;
                 let connection = self.connections[index].as_ref();
-                if connection.is_none_or(|connection| !connection.is_established()) {
+                if connects && connection.is_none_or(|connection| !connection.is_established()) {
                     self.tally.count_failed_connect(error);
                 }
                 self.tally.count_os_error(error);
                 true
             }
         };
+        self.datagrams.give_up(index);
         let slave = &mut self.slaves[index];
         if self.connections[index].take().is_some() && !slave.welcomed() {
             self.opening -= 1;

@@ -8,6 +8,7 @@
 //! buffer for all, frames copied from templates, one read and one write per wake-up of a slave.
 
 mod connection;
+mod datagram;
 mod drive;
 mod pace;
 mod slave;
@@ -23,10 +24,13 @@ use clap::ValueEnum;
 use mio::{Events, Poll};
 use rollcall_os::clock;
 use rollcall_protocol::Moment;
+use rollcall_protocol::datagram::ResendLimits;
 use rollcall_protocol::limits::FRAME_BYTES_MAX;
 use rollcall_protocol::wire::Mode;
 
 pub(crate) use connection::{Connection, Input};
+pub(crate) use datagram::DatagramTally;
+use datagram::Datagrams;
 use drive::SWEEP;
 pub(crate) use pace::Bound;
 use pace::Pace;
@@ -63,10 +67,20 @@ pub(crate) struct Plan {
     pub(crate) hold: Duration,
     /// Bytes of a report's frame.
     pub(crate) payload_bytes: usize,
-    /// How long an answer on a connection may take.
+    /// How long an answer on a connection, or to a question, may take.
     pub(crate) timeout: Duration,
+    /// When a question without an answer is sent again.
+    pub(crate) resend: ResendLimits,
     /// How long the run goes on without any ack, or without a first Welcome.
     pub(crate) patience: Duration,
+}
+
+impl Plan {
+    /// The address that a slave binds, if any.
+    fn source_of(&self, index: usize) -> Option<IpAddr> {
+        let turn = index.checked_rem(self.sources.len())?;
+        self.sources.get(turn).copied()
+    }
 }
 
 /// How a per-message connection ends once its report is acked.
@@ -98,6 +112,8 @@ pub(crate) trait Observer {
     fn progress(&mut self, elapsed: Duration, tally: &Tally);
     /// All is done, and the connections still stand.
     fn finished(&mut self);
+    /// Whether no more reports are to be made, whatever the plan says.
+    fn is_stopped(&self) -> bool;
 }
 
 /// What came of it.
@@ -137,6 +153,7 @@ struct Load<'a> {
     templates: Templates,
     slaves: Vec<Slave>,
     connections: Vec<Option<Connection>>,
+    datagrams: Datagrams,
     /// Slaves that want a connection now.
     to_open: VecDeque<usize>,
     /// Slaves that want one later.
@@ -181,6 +198,7 @@ impl<'a> Load<'a> {
             poll: Poll::new().context("no epoll instance")?,
             templates: Templates::new(plan.payload_bytes)?,
             connections: slaves.iter().map(|_| None).collect(),
+            datagrams: Datagrams::new(plan)?,
             slaves,
             to_open: VecDeque::new(),
             retries: BinaryHeap::new(),
@@ -216,6 +234,9 @@ impl<'a> Load<'a> {
                 break;
             }
             observer.progress(Duration::ZERO, &self.tally);
+            if observer.is_stopped() {
+                bail!("stopped before all slaves were connected");
+            }
         }
         if wanted > 0 && self.tally.welcomed == 0 {
             let why = serde_json::to_string(&self.tally.errors)?;
@@ -242,7 +263,7 @@ impl<'a> Load<'a> {
         let rate = self.plan.rate.filter(|_| makers > 0);
         let makers = u32::try_from(makers).context("too many slaves")?;
         let pace = Pace::new(started, makers, rate, self.plan.bound);
-        let held_until = started + self.plan.hold;
+        let mut held_until = started + self.plan.hold;
         self.pace = Some(pace);
         for index in 0..self.slaves.len() {
             self.refill(index, started);
@@ -254,6 +275,10 @@ impl<'a> Load<'a> {
             observer.progress(now.saturating_since(started), &self.tally);
             if self.plan.bound == Bound::Replay && !self.tally.is_replaying() {
                 self.pace.iter_mut().for_each(Pace::end);
+            }
+            if made_until.is_none() && observer.is_stopped() {
+                self.pace.iter_mut().for_each(Pace::end);
+                (made_until, held_until) = (Some(now), now);
             }
             let over = self.pace.as_ref().is_none_or(|pace| pace.is_over(now));
             if over && made_until.is_none() {

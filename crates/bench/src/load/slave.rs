@@ -242,6 +242,15 @@ impl Slave {
         }
     }
 
+    /// The Hello of a question: as of a connection with `frames` reports, and named.
+    pub(crate) fn ask(&mut self, fleet: &Fleet, frames: u32, question: u64) -> ToMaster {
+        let mut message = self.open(fleet, frames);
+        if let Some(to_master::Kind::Hello(hello)) = &mut message.kind {
+            hello.question = question;
+        }
+        message
+    }
+
     /// The gap that has to be sent before any report; only once.
     pub(crate) fn take_gap(&mut self) -> Option<ToMaster> {
         let (first, last) = self.hole.take()?;
@@ -357,7 +366,9 @@ impl Slave {
     }
 
     fn handle_ack(&mut self, ack: Ack, now: Moment, tally: &mut Tally) -> Result<(), Fault> {
-        if self.window.is_none() || ack.stream != self.stream {
+        // An answer to a datagram may have had no room for Welcome.
+        let is_early = self.window.is_none() && self.mode != Mode::Datagram;
+        if is_early || ack.stream != self.stream {
             return Err(Fault::Violation(ErrorKind::BadAck));
         }
         if ack.sequence <= self.acked {

@@ -9,6 +9,8 @@ use rollcall_protocol::wire::ErrorCode;
 use rustix::io::Errno;
 use serde::Serialize;
 
+use super::datagram::DatagramTally;
+
 /// Longest time that the histograms hold in microseconds; longer ones count as this.
 const MICROS_MAX: u64 = 3_600_000_000;
 /// Significant figures of the histograms: a percentile is off by at most one in a thousand.
@@ -42,6 +44,8 @@ pub(crate) enum ErrorKind {
     BadAck,
     /// The master no longer knows what it has acked.
     Forgotten,
+    /// An answer that acks nothing and refuses nothing: the question was taken for an older one.
+    NotTaken,
     /// Any other error of the operating system.
     Other,
 }
@@ -108,6 +112,8 @@ pub(crate) struct Tally {
     pub(crate) connects_failed: BTreeMap<i32, u64>,
     /// Connections opened after the first one of a pooled slave.
     pub(crate) reconnects: u64,
+    /// What became of questions in datagram mode.
+    pub(crate) datagrams: DatagramTally,
     /// Errors by kind.
     pub(crate) errors: BTreeMap<ErrorKind, u64>,
     /// Refusals by the master, by their code.
@@ -135,6 +141,7 @@ impl Tally {
             connects: 0,
             connects_failed: BTreeMap::new(),
             reconnects: 0,
+            datagrams: DatagramTally::default(),
             errors: BTreeMap::new(),
             refusals: BTreeMap::new(),
             first_text: None,

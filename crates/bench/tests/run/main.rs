@@ -1,16 +1,19 @@
 //! The real binary against a master that can misbehave, and against its own bare servers.
 
 mod bare;
+mod datagram;
 mod ports;
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use rollcall_os::clock;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use support::{Fault, Server};
+use support::{Fault, Roll, Server};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_rollcall-bench");
 /// No run in these tests takes nearly as long.
@@ -55,9 +58,8 @@ impl Run {
 }
 
 /// The lines of a ledger, which must agree with the roll slave by slave.
-fn assert_ledger(path: &std::path::Path, server: &Server) {
+fn assert_ledger(path: &std::path::Path, roll: &Roll) {
     let text = std::fs::read_to_string(path).expect("a ledger");
-    let roll = server.roll();
     assert_eq!(text.lines().count(), roll.slaves.len());
     for line in text.lines() {
         let line: Value = serde_json::from_str(line).expect("a line of JSON");
@@ -94,7 +96,7 @@ fn a_count_is_met_exactly_and_the_ledger_agrees_with_the_roll() {
         );
         run.assert_good();
         assert_eq!(run.number("/acked"), 1003);
-        assert_ledger(&ledger, &server);
+        assert_ledger(&ledger, &server.roll());
         let roll = server.roll();
         assert_eq!(roll.applied(), 1003);
         assert_eq!((roll.duplicates, &roll.violations[..]), (0, &[][..]));
@@ -129,6 +131,8 @@ fn a_backlog_is_replayed_once_beside_live_reports() {
             "3",
             "--rate",
             "50",
+            "--retry-longest",
+            "50ms",
             "--ledger",
             path,
         ];
@@ -136,7 +140,7 @@ fn a_backlog_is_replayed_once_beside_live_reports() {
         run.assert_good();
         let live = run.number("/acked") - 5 * 700;
         assert!(live > 0, "{}", run.json);
-        assert_ledger(&ledger, &server);
+        assert_ledger(&ledger, &server.roll());
         let roll = server.roll();
         assert_eq!(roll.violations, [""; 0]);
         match fault {
@@ -181,6 +185,39 @@ fn an_open_loop_keeps_its_rate_for_its_time() {
         "{latency}"
     );
     assert!(figure("p99") <= figure("max"), "{latency}");
+}
+
+/// Before its time, and with all that it made.
+#[test]
+fn a_signal_ends_a_run_with_its_result() {
+    for mode in ["pooled", "per-message", "idle"] {
+        let server = Server::start(Fault::None);
+        let child = std::process::Command::new(PROGRAM)
+            .args(["--master", &server.address(), "--json", "--mode", mode])
+            .args(["--slaves", "4", "--duration", "1h"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert!(server.wait_for_applied(4, LIMIT));
+        let pid = Pid::from_child(&child);
+        let (sender, ended) = mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        kill_process(pid, Signal::INT).unwrap();
+        let Ok(output) = ended.recv_timeout(LIMIT) else {
+            kill_process(pid, Signal::KILL).unwrap();
+            panic!("{mode}: it goes on");
+        };
+        let output = output.unwrap();
+        let run = Run {
+            code: output.status.code(),
+            json: serde_json::from_slice(&output.stdout).unwrap(),
+            stderr: String::new(),
+        };
+        run.assert_good();
+        assert_eq!(run.number("/acked"), server.roll().applied(), "{mode}");
+        let elapsed = run.json["elapsed_s"].as_f64().unwrap();
+        assert!(elapsed < LIMIT.as_secs_f64(), "{mode}: {elapsed}");
+    }
 }
 
 #[test]
@@ -233,7 +270,7 @@ fn connections_dropped_at_random_lose_nothing() {
         run.json
     );
     assert!(run.json["recovery_ms"]["p50"].is_number(), "{}", run.json);
-    assert_ledger(&ledger, &server);
+    assert_ledger(&ledger, &server.roll());
     let roll = server.roll();
     assert!(roll.duplicates > 0);
     assert_eq!(roll.violations, [""; 0]);
@@ -391,13 +428,8 @@ fn source_addresses_are_taken_in_turn() {
     let sources = ["--source-addresses", "127.0.0.2,127.0.0.3"];
     let args = ["--slaves", "4", "--mode", "mixed", "--count", "40"];
     bench(&server.address(), &[&args[..], &sources].concat()).assert_good();
-    let peers: Vec<_> = server
-        .roll()
-        .peers
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    assert_eq!(peers, ["127.0.0.2", "127.0.0.3"]);
+    let peers = ["127.0.0.2", "127.0.0.3"].map(|peer| peer.parse().unwrap());
+    assert_eq!(server.roll().peers, BTreeSet::from(peers));
 }
 
 #[test]

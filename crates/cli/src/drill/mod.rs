@@ -18,6 +18,8 @@ mod plan;
 mod relay;
 mod spool;
 mod stored;
+#[cfg(test)]
+mod testing;
 mod verdict;
 mod witness;
 

@@ -268,24 +268,9 @@ fn count<T>(reports: &BTreeMap<u64, T>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drill::testing::{mark, report};
 
     const A: SlaveId = [1; 16];
-
-    fn report(sequence: u64, time_ms: i64) -> Report {
-        Report {
-            stream: 7,
-            sequence,
-            time_ms,
-            ..Report::default()
-        }
-    }
-
-    fn mark(sequence: u64) -> Mark {
-        Mark {
-            stream: 7,
-            sequence,
-        }
-    }
 
     #[test]
     fn each_report_counts_once_however_often_and_wherever_it_is_seen() {

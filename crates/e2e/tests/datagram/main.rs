@@ -2,6 +2,7 @@
 //! for strangers, and what does not fit.
 
 mod audit;
+mod fleet;
 mod paths;
 mod relay;
 mod strangers;
@@ -32,6 +33,17 @@ fn master(folder: &Path) -> Master {
     }
 }
 
+/// One that has started and takes nobody for late.
+fn patient_master(folder: &Path) -> Master {
+    let mut master = master(folder);
+    master
+        .config
+        .set("presence.late_after", 100.0)
+        .set("presence.missing_after", 200.0);
+    master.start();
+    master
+}
+
 /// A slave in datagram mode with small reports.
 fn slave(folder: &Path, name: &str, master: SocketAddr, interval: &str) -> Slave {
     let mut slave = Slave::new(folder, name, &[master], interval);
@@ -59,13 +71,8 @@ fn slave(folder: &Path, name: &str, master: SocketAddr, interval: &str) -> Slave
 #[test]
 fn reports_survive_kills_of_both_daemons() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut master = master(folder.path());
     // A start of the slave takes longer than some of its intervals.
-    master
-        .config
-        .set("presence.late_after", 100.0)
-        .set("presence.missing_after", 200.0);
-    master.start();
+    let mut master = patient_master(folder.path());
     let mut slave = slave(folder.path(), "web-1", master.address(), "50ms");
     slave.start();
     let first = master.wait_for_row("web-1", "up", |row| row.sequence >= 5);
@@ -105,13 +112,8 @@ fn reports_survive_kills_of_both_daemons() {
 #[test]
 fn a_network_that_loses_doubles_and_reorders_changes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut master = master(folder.path());
     // What the network does to a slave is no absence.
-    master
-        .config
-        .set("presence.late_after", 100.0)
-        .set("presence.missing_after", 200.0);
-    master.start();
+    let mut master = patient_master(folder.path());
     let faults = Faults {
         lost: 20,
         doubled: 20,

@@ -12,6 +12,17 @@ const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
 const UNPRIVILEGED: &str = "net.ipv4.ip_unprivileged_port_start";
 /// The kernel's own, where the parameter is missing (ip(7)).
 const UNPRIVILEGED_DEFAULT: u16 = 1024;
+/// Of a slave's ports one of so many is left alone, and no fewer than [`RESERVE_MIN`].
+const RESERVE_SHARE: u32 = 10;
+const RESERVE_MIN: u32 = 2;
+
+/// What of `usable` ports, those of all its source addresses, a slave in per-message mode may hold for a
+/// destination at a time, connections in TIME_WAIT included: its budget. The reserve is for the pooled
+/// connection that it falls back to, and for others.
+pub fn budget_of(usable: u32) -> u32 {
+    let reserve = (usable / RESERVE_SHARE).max(RESERVE_MIN);
+    usable.saturating_sub(reserve).max(1)
+}
 
 /// Ports from `first` to `last`, with both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +245,21 @@ mod tests {
         for bad in ["", "5", "9-8", "1-70000", "a-b", "1-2-3"] {
             let error = bad.parse::<PortRange>().unwrap_err();
             assert!(error.to_string().contains("40000-41000"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_reserve_is_a_tenth_and_a_few_ports_are_enough_to_begin() {
+        let cases = [
+            (28_232, 25_409),
+            (100, 90),
+            (20, 18),
+            (10, 8),
+            (3, 1),
+            (1, 1),
+        ];
+        for (usable, budget) in cases {
+            assert_eq!(budget_of(usable), budget, "of {usable}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! A small master for tests, which misbehaves as told. It keeps its roll over a restart.
 
+mod datagram;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -15,6 +17,8 @@ use rollcall_protocol::frame;
 use rollcall_protocol::wire::{
     self, Ack, Gap, Hello, Mark, Mode, Report, ToMaster, ToSlave, Welcome, to_master, to_slave,
 };
+
+pub(crate) use datagram::DatagramServer;
 
 /// What is wrong with the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,13 @@ pub(crate) enum Fault {
     LeavesItOpen,
 }
 
+impl Fault {
+    /// How often each ack is sent.
+    fn times(self) -> u32 {
+        if self == Self::AckTwice { 2 } else { 1 }
+    }
+}
+
 /// What the master knows of a slave.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
@@ -66,6 +77,8 @@ pub(crate) struct Roll {
     pub(crate) connections: u64,
     /// Reports that had been applied before.
     pub(crate) duplicates: u64,
+    /// Questions that had been answered before.
+    pub(crate) copies: u64,
     /// Reports that ran ahead of their place.
     pub(crate) previews: u64,
     /// Gaps received.
@@ -92,6 +105,19 @@ struct Shared {
     stopping: AtomicBool,
 }
 
+impl Shared {
+    fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            refused: AtomicU32::new(0),
+            roll: Mutex::default(),
+            changed: Condvar::new(),
+            open: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+}
+
 /// The running master. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -105,14 +131,6 @@ pub(crate) struct Server {
 impl Server {
     /// Listens on a free loopback port.
     pub(crate) fn start(fault: Fault) -> Self {
-        let shared = Shared {
-            fault,
-            refused: AtomicU32::new(0),
-            roll: Mutex::default(),
-            changed: Condvar::new(),
-            open: Mutex::default(),
-            stopping: AtomicBool::new(false),
-        };
         let reservation = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         reservation.set_reuse_address(true).expect("SO_REUSEADDR");
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -123,7 +141,7 @@ impl Server {
         let mut server = Self {
             address: address.as_socket().expect("an IPv4 address"),
             _reservation: reservation,
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared::new(fault)),
             acceptor: None,
         };
         server.resume();
@@ -221,12 +239,7 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     if let Fault::Refuse { times, retry } = shared.fault
         && shared.refused.fetch_add(1, Ordering::SeqCst) < times
     {
-        let error = wire::Error {
-            text: "not today".to_owned(),
-            retry,
-            ..wire::Error::default()
-        };
-        send(&mut stream, to_slave::Kind::Error(error))?;
+        send(&mut stream, refusal(retry))?;
         stream.shutdown(Shutdown::Write)?;
         return drain(&mut stream);
     }
@@ -258,11 +271,7 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         if drops(100) {
             return stream.shutdown(Shutdown::Both);
         }
-        for _ in 0..if shared.fault == Fault::AckTwice {
-            2
-        } else {
-            1
-        } {
+        for _ in 0..shared.fault.times() {
             send(&mut stream, to_slave::Kind::Ack(ack))?;
         }
     }
@@ -339,10 +348,22 @@ fn fill(hello: &Hello, gap: &Gap, shared: &Shared) -> Ack {
     }
 }
 
+fn refusal(retry: bool) -> to_slave::Kind {
+    to_slave::Kind::Error(wire::Error {
+        text: "not today".to_owned(),
+        retry,
+        ..wire::Error::default()
+    })
+}
+
 fn send(stream: &mut TcpStream, kind: to_slave::Kind) -> io::Result<()> {
     let mut bytes = Vec::new();
-    frame::encode(&ToSlave { kind: Some(kind) }, &mut bytes).map_err(io::Error::other)?;
+    encode(kind, &mut bytes)?;
     stream.write_all(&bytes)
+}
+
+fn encode(kind: to_slave::Kind, out: &mut Vec<u8>) -> io::Result<()> {
+    frame::encode(&ToSlave { kind: Some(kind) }, out).map_err(io::Error::other)
 }
 
 /// The next message and the size of its frame.

@@ -1,5 +1,7 @@
 //! How many ports are left to each busy destination, and what this host can sustain to one.
 
+use rollcall_os::diag::ports::budget_of;
+
 use super::Case;
 use super::ports::widen;
 use crate::doctor::capacity::Capacity;
@@ -20,6 +22,7 @@ pub(super) fn check(case: Case<'_>) -> Vec<Finding> {
         .filter_map(|destination| left(destination, case))
         .collect();
     findings.push(sustained(case.settings));
+    findings.push(budget(case.settings));
     findings
 }
 
@@ -85,6 +88,22 @@ fn sustained(settings: &Settings) -> Finding {
             capacity.told(settings)
         ),
         "For each source address; where the server closes first, the ports set no limit.",
+    )
+}
+
+/// The slave's rule, and not its configuration, which the doctor does not read.
+fn budget(settings: &Settings) -> Finding {
+    let usable = settings.ports.usable();
+    let budget = budget_of(usable);
+    Finding::new(
+        "slave_budget",
+        Severity::Ok,
+        format!(
+            "rollcall-slave with mode = \"per-message\" keeps to {budget} of {usable} source ports for each \
+             master, open and in TIME_WAIT together"
+        ),
+        "For each of its source addresses. `rollcall-slave --check` says what its own source_ports and \
+         source_addresses come to, its check `connection` on the roll what it holds of that.",
     )
 }
 
@@ -170,5 +189,14 @@ mod tests {
         // 28,229 ports over 60 s; to loopback each once a second.
         assert!(found.what.contains("470 connections/s"), "{}", found.what);
         assert!(found.what.contains("28229"), "{}", found.what);
+    }
+
+    #[test]
+    fn the_budget_of_a_slave_is_told() {
+        // One of these is reserved.
+        let range = [("proc/sys/net/ipv4/ip_local_port_range", "40000 40100")];
+        let found = find("slave_budget", &range, &Traffic::default()).remove(0);
+        assert!(found.what.contains("90 of 100 "), "{}", found.what);
+        assert_eq!(found.severity, Severity::Ok);
     }
 }

@@ -1,7 +1,8 @@
 use rollcall_protocol::Moment;
-use rollcall_protocol::wire::{Hello, Mark, Report};
+use rollcall_protocol::wire::Hello;
 
 use super::*;
+use crate::drill::testing::{mark, report};
 use crate::testing;
 
 const A: SlaveId = [0xab; 16];
@@ -13,22 +14,6 @@ struct Scene {
     history: History,
     rows: Vec<SlaveRow>,
     settled: bool,
-}
-
-fn report(sequence: u64, time_ms: i64) -> Report {
-    Report {
-        stream: 7,
-        sequence,
-        time_ms,
-        ..Report::default()
-    }
-}
-
-fn mark(sequence: u64) -> Mark {
-    Mark {
-        stream: 7,
-        sequence,
-    }
 }
 
 impl Scene {
