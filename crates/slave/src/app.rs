@@ -19,7 +19,7 @@ use crate::args::Args;
 use crate::collect::{self, CollectError, Collected, Collector};
 use crate::config::Config;
 use crate::link::{Link, LinkConfig, PortUse, describe_budget};
-use crate::liveness::{Beat, Liveness};
+use crate::liveness::{Beat, LOOK_EVERY, Liveness};
 use crate::spool::{self, Ended, NewIdentity, Spool, SpoolEnd, SpoolError};
 
 /// How long the tasks may take to end beyond the drain time: check plugins are given some seconds.
@@ -131,7 +131,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
         // It goes on while the slave drains, and ends with the runtime.
         tokio::task::spawn_local(beat.run());
         manager
-            .watch(liveness.pulses())
+            .watch_every(LOOK_EVERY, liveness.pulses())
             .context("can't start the thread that feeds the watchdog")?;
     }
     let run = Run {
@@ -256,6 +256,9 @@ impl Run<'_> {
                     Signal::ToggleLevel => {
                         let level = self.log.toggle_debug();
                         tracing::info!(event = "log_level_changed", level = level.as_str(), "the log level was switched");
+                    }
+                    Signal::Upgrade => {
+                        tracing::info!(event = "upgrade_by_restart", "SIGUSR2: a slave is upgraded by a restart, which loses nothing");
                     }
                 },
             }

@@ -14,10 +14,12 @@ use tokio::sync::watch;
 
 use crate::spool::Figures;
 
-/// How often the main thread gives a sign of life.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// How often the main thread gives a sign of life. Each costs about as much as a tenth of a report.
+const BEAT_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked at, for the same reason.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How old it may be: enough for a machine that is busy with other things.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long the spool may be at one piece of work. A disk that refuses is tried again by itself; one that
 /// hangs for so long may as well be a bug of ours.
 const WORK_MAX: Duration = Duration::from_secs(300);
@@ -163,7 +165,7 @@ mod tests {
         liveness.beat.0.store(u64::MAX, Ordering::Relaxed);
         liveness.spool.begin(now);
         assert!(liveness.look(now + WORK_MAX).alive);
-        let pulse = liveness.look(now + WORK_MAX + BEAT_EVERY);
+        let pulse = liveness.look(now + WORK_MAX + Duration::from_secs(1));
         assert!(!pulse.alive);
         assert!(
             pulse.status.starts_with("the spool hangs for 301 s"),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time;
 
 use garde::Validate;
-use rollcall_os::config::{ConfigError, Faults, Reported, load_with, within};
+use rollcall_os::config::{ConfigError, Faults, Reported, choose_file, load_with, within};
 use rollcall_os::log::{Level, LogConfig, LogFormat};
 use rollcall_os::socket::Liveness;
 use rollcall_os::units::{Bytes, Duration};
@@ -177,8 +177,7 @@ impl Config {
     /// # Errors
     /// All faults of the file at once, each with its place and what would be right.
     pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let default = Path::new(DEFAULT_PATH);
-        let path = path.or_else(|| default.exists().then_some(default));
+        let path = choose_file(path, Path::new(DEFAULT_PATH));
         load_with(DEFAULTS, path, resolve)
     }
 

@@ -128,6 +128,13 @@ where
     }
 }
 
+/// The file to load: the one that was asked for, else the usual one unless there is none. A usual one that
+/// can't even be looked for is taken as well: to run on the defaults instead would be a surprise, and
+/// [`load`] says why it can't be read.
+pub fn choose_file<'a>(asked: Option<&'a Path>, usual: &'a Path) -> Option<&'a Path> {
+    asked.or_else(|| usual.try_exists().unwrap_or(true).then_some(usual))
+}
+
 fn read_file(path: &Path) -> Result<String, ConfigError> {
     let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_owned(),

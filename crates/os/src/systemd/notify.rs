@@ -82,11 +82,23 @@ impl Manager {
         self.tell(&[NotifyState::Stopping, NotifyState::Status(&status)]);
     }
 
-    /// Has a thread look at the daemon for as long as this value lives.
+    /// Has a thread look at the daemon every two seconds for as long as this value lives.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn watch(&mut self, look: impl FnMut() -> Pulse + Send + 'static) -> io::Result<()> {
+        self.watch_every(STATUS_EVERY, look)
+    }
+
+    /// The same, as often as `every`, or more often if the watchdog has to be fed more often.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn watch_every(
+        &mut self,
+        every: Duration,
+        look: impl FnMut() -> Pulse + Send + 'static,
+    ) -> io::Result<()> {
         if !self.told {
             return Ok(());
         }
@@ -95,7 +107,7 @@ impl Manager {
         thread::Builder::new()
             .name("systemd".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || watch(look, feed_every, &stopping, tell))?;
+            .spawn(move || watch(every, look, feed_every, &stopping, tell))?;
         self.watching = Some(sender);
         Ok(())
     }
@@ -116,12 +128,13 @@ fn tell(states: &[NotifyState<'_>]) {
 
 /// Looks and tells until the sender is gone; after a message only the watchdog is fed.
 fn watch(
+    every: Duration,
     mut look: impl FnMut() -> Pulse,
     feed_every: Option<Duration>,
     stopping: &mpsc::Receiver<()>,
     tell: impl Fn(&[NotifyState<'_>]),
 ) {
-    let every = feed_every.map_or(STATUS_EVERY, |feed| feed.min(STATUS_EVERY));
+    let every = feed_every.map_or(every, |feed| feed.min(every));
     let mut told = String::new();
     let mut is_stopping = false;
     loop {
@@ -185,7 +198,7 @@ mod tests {
         };
         let heard = RefCell::new(Vec::new());
         let feed_every = feed.then_some(Duration::from_millis(1));
-        watch(look, feed_every, &stopping, |states| {
+        watch(STATUS_EVERY, look, feed_every, &stopping, |states| {
             let line: Vec<_> = states.iter().map(ToString::to_string).collect();
             heard.borrow_mut().push(line.join(" "));
         });

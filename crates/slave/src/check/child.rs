@@ -37,13 +37,16 @@ const DRAIN_WAIT: Duration = Duration::from_millis(200);
 
 /// How much later than its children the agent may learn that it is to stop.
 const STOP_WAIT: Duration = Duration::from_secs(1);
+/// The one variable that a child has of the agent: where systemd has put the passwords that are meant for it
+/// (systemd.exec(5), LoadCredential=).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// What to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     /// Executable and arguments; no shell is involved. Not empty.
     pub(crate) argv: Vec<String>,
-    /// The whole environment of the child.
+    /// The environment of the child; of the agent's own only [`CREDENTIALS`] is added.
     pub(crate) environment: BTreeMap<String, String>,
     /// The most it may take.
     pub(crate) timeout: Duration,
@@ -256,9 +259,11 @@ fn spawn(program: &Program) -> io::Result<Started> {
         .argv
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
+    let credentials = std::env::var_os(CREDENTIALS).map(|folder| (CREDENTIALS, folder));
     let mut child = Command::new(executable)
         .args(arguments)
         .env_clear()
+        .envs(credentials)
         .envs(&program.environment)
         .current_dir("/")
         .process_group(0)

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use garde::Validate;
-use rollcall_os::config::{ConfigError, Faults, Reported, load_with, within};
+use rollcall_os::config::{ConfigError, Faults, Reported, choose_file, load_with, within};
 use rollcall_os::log::{Level, LogConfig, LogFormat};
 use rollcall_os::units::{Bytes, Duration};
 use rollcall_protocol::limits::{INTERVAL_MAX, INTERVAL_MIN, LABEL_BYTES_MAX, LABELS_MAX};
@@ -121,8 +121,7 @@ impl Config {
     /// # Errors
     /// All faults of the file at once, each with its place and what would be right.
     pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let default = Path::new(DEFAULT_PATH);
-        let path = path.or_else(|| default.exists().then_some(default));
+        let path = choose_file(path, Path::new(DEFAULT_PATH));
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();
         load_with(DEFAULTS, path, |raw, faults| resolve(raw, &host, faults))

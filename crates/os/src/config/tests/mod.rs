@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Faults, Reported, load, load_with, to_toml, within};
+use super::{ConfigError, Faults, Reported, choose_file, load, load_with, to_toml, within};
 use crate::exit::{Exit, ExitError};
 use crate::units::{Bytes, Duration};
 
@@ -296,6 +296,22 @@ fn a_file_that_cannot_be_read_is_named_with_the_remedy() {
     assert_eq!(ExitError::from(error).exit, Exit::Config);
     let error = load::<Raw>(DEFAULTS, Some(folder.path())).unwrap_err();
     assert!(error.to_string().ends_with("not a folder"), "{error}");
+}
+
+#[test]
+fn only_a_usual_file_that_is_not_there_is_done_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let [there, missing] = ["there.toml", "missing.toml"].map(|name| folder.path().join(name));
+    std::fs::write(&there, "").unwrap();
+    assert_eq!(choose_file(None, &there), Some(there.as_path()));
+    assert_eq!(choose_file(None, &missing), None);
+    assert_eq!(choose_file(Some(&missing), &there), Some(missing.as_path()));
+    // Like a folder that may not be entered, which root would enter.
+    let behind_a_file = there.join("slave.toml");
+    assert_eq!(
+        choose_file(None, &behind_a_file),
+        Some(behind_a_file.as_path())
+    );
 }
 
 #[test]
