@@ -51,6 +51,15 @@ impl Namespace {
         Some(namespace)
     }
 
+    /// The one that a process is in.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))?;
+        Ok(Self { file })
+    }
+
     /// Does `work` on a thread that is in the namespace.
     ///
     /// # Panics

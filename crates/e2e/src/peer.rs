@@ -233,6 +233,8 @@ impl Peer {
                     ensure!(sequence < identity.next, "an ack of {sequence}, never sent");
                     identity.unacked = identity.unacked.max(sequence + 1);
                 }
+                // News for when the connection is lost: the fleet has grown.
+                Some(to_slave::Kind::ComeBack(_)) => {}
                 other => bail!("no Ack: {other:?}"),
             }
         }

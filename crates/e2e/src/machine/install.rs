@@ -113,6 +113,37 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Makes `count` newer versions of an installed program, and returns the command that installs each, the
+    /// oldest first. They differ in nothing but the version: of its package if it came from one, else the
+    /// file is a new one.
+    ///
+    /// # Panics
+    /// If they can't be made.
+    pub fn make_upgrades(&self, program: &str, count: u32) -> Vec<String> {
+        if packages().is_none() {
+            let path = format!("/usr/bin/{program}");
+            let upgrade = format!(
+                "cp {path} {path}.new; mv {path}.new {path}; systemctl try-restart {program}.service"
+            );
+            return vec![upgrade; count.try_into().unwrap_or_default()];
+        }
+        self.run(&format!("dpkg-deb -R {program}_*.deb upgrade"));
+        let made = (1..=count).map(|number| {
+            let version = format!("99.{number}");
+            self.run(&format!(
+                "sed -i 's/^Version: .*/Version: {version}/' upgrade/DEBIAN/control
+                 dpkg-deb -Znone -b upgrade /root/upgrade-{number}.package"
+            ));
+            format!(
+                "dpkg --install /root/upgrade-{number}.package
+                 test \"$(dpkg-query -W -f '${{Version}}' {program})\" = {version}"
+            )
+        });
+        made.collect()
+    }
+}
+
 #[track_caller]
 fn read(path: &std::path::Path) -> Vec<u8> {
     match fs::read(path) {

@@ -10,6 +10,7 @@
 //! with this value, or with the test's process, whatever becomes of it.
 
 mod install;
+mod look;
 mod root;
 
 use std::fs::{self, File};
@@ -25,16 +26,22 @@ pub use install::{PACKAGES, packages};
 
 /// How long a boot may take, on a machine that is very busy.
 const BOOT: Duration = Duration::from_secs(90);
+/// How long it may take to shut down before it is killed.
+const SHUTDOWN: Duration = Duration::from_secs(10);
 /// How long a command may take, in seconds.
 const COMMAND_S: &str = "120";
 /// What has to be installed on this host.
-const TOOLS: [&str; 5] = [
+const TOOLS: [&str; 6] = [
     "debootstrap",
     "systemd-nspawn",
     "nsenter",
     "setpriv",
     "timeout",
+    "unshare",
 ];
+/// What systemd-nspawn keeps in /run/systemd/nspawn it removes at the end only from a file system in memory,
+/// which /run need not be: in a container, say. So it gets one, in a mount namespace of its own.
+const NSPAWN: &str = "mkdir -p /run/systemd/nspawn && mount -t tmpfs tmpfs /run/systemd/nspawn && exec systemd-nspawn \"$@\"";
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -80,7 +87,8 @@ impl Machine {
     fn boot(folder: &Path, turn: File) -> Self {
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", "systemd-nspawn", "--quiet"])
+            .args(["--pdeathsig", "KILL", "unshare", "--mount"])
+            .args(["sh", "-c", NSPAWN, "systemd-nspawn", "--quiet"])
             .args(["--boot", "--register=no", "--keep-unit"])
             .args(["--private-network", "--volatile=overlay"])
             .args(["--machine=rollcall-e2e", "--console=pipe", "--directory"])
@@ -200,7 +208,16 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Its PID 1 takes everything in it along. systemd-nspawn itself tidies up then.
+        // Past its units: PID 1 ends all processes at once, and systemd-nspawn tidies up.
+        let is_told = self.leader != 0 && {
+            let told = self.output(&["systemctl", "--force", "poweroff"]);
+            told.status.success()
+        };
+        let limit = if is_told { SHUTDOWN } else { Duration::ZERO };
+        if poll_until(limit, || self.nspawn.try_wait().ok().flatten()).is_some() {
+            return;
+        }
+        // Its PID 1 takes everything in it along.
         let leader = i32::try_from(self.leader).ok();
         match leader.and_then(rustix::process::Pid::from_raw) {
             Some(leader) => {
