@@ -18,6 +18,7 @@ const EVENTS_MAX: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct Api {
     agent: Agent,
+    address: SocketAddr,
     base: String,
 }
 
@@ -32,6 +33,7 @@ impl Api {
             .build();
         Self {
             agent: config.into(),
+            address,
             base: format!("http://{address}"),
         }
     }
@@ -39,6 +41,11 @@ impl Api {
     /// Where it is.
     pub fn url(&self) -> &str {
         &self.base
+    }
+
+    /// The same as a socket address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The status and body of any path.

@@ -17,6 +17,7 @@
 //!   site       two hosts with a cable between them
 //!   faults     kills and failures at system calls, damaged files, and those who check
 //!   source     the repository's own files
+//!   unnoticed  what nobody may notice over restarts
 //!   supervisor plays the service manager: holds descriptors from one start of a daemon to the next
 //! ```
 //!
@@ -25,10 +26,11 @@
 //! that a test started are ended, by their pid.
 //!
 //! Environment: `ROLLCALL_E2E_BIN_DIR` has programs that are built already, for example
-//! `target/release`; `ROLLCALL_E2E_PACKAGES` has packages, for example `target/debian`.
+//! `target/release`; `ROLLCALL_E2E_OLD_BIN_DIR` those of an earlier build, for tests/versions;
+//! `ROLLCALL_E2E_PACKAGES` has packages, for example `target/debian`.
 //! `ROLLCALL_CI_STRICT=1` makes tests fail that would be skipped for want of root or of check plugins.
 //! `ROLLCALL_RESTARTS` is how often tests/restarts.rs kills the master (20), `ROLLCALL_FLEET` how many
-//! slaves tests/systemd.rs connects (1000). `UPDATE_DOCS=1` has tests/docs.rs write
+//! slaves tests/systemd connects (1000). `UPDATE_DOCS=1` has tests/docs.rs write
 //! `docs/configuration.md` anew.
 #![forbid(unsafe_code)]
 
@@ -54,6 +56,7 @@ pub mod skip;
 pub mod slave;
 pub mod source;
 pub mod supervisor;
+pub mod unnoticed;
 pub mod wait;
 
 pub use api::Api;

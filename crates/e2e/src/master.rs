@@ -24,6 +24,8 @@ pub struct Master {
     folder: PathBuf,
     slaves: Reservation,
     http: Reservation,
+    /// Of another build, if it is not the one under test.
+    programs: Option<PathBuf>,
     daemon: Option<Daemon>,
 }
 
@@ -43,6 +45,7 @@ impl Master {
             folder: folder.to_owned(),
             slaves,
             http,
+            programs: None,
             daemon: None,
         }
     }
@@ -56,6 +59,16 @@ impl Master {
         let mut master = Self::new(folder, "master");
         master.start();
         master
+    }
+
+    /// Has the next start take the program of another build, that in `folder`, or with `None` again the
+    /// one under test.
+    pub fn use_programs(&mut self, folder: Option<&Path>) {
+        self.programs = folder.map(Path::to_owned);
+    }
+
+    fn program(&self) -> PathBuf {
+        binaries::path_in(self.programs.as_deref(), binaries::MASTER)
     }
 
     /// Where slaves connect.
@@ -79,7 +92,7 @@ impl Master {
     /// If it can't be started.
     #[track_caller]
     pub fn spawn(&mut self) {
-        let command = Command::new(binaries::path(binaries::MASTER));
+        let command = Command::new(self.program());
         self.spawn_by(command);
     }
 
@@ -91,7 +104,28 @@ impl Master {
     #[track_caller]
     pub fn spawn_under(&mut self, supervisor: &Supervisor) {
         drop(self.daemon.take());
-        self.spawn_by(supervisor.command(&binaries::path(binaries::MASTER)));
+        self.spawn_by(supervisor.command(&self.program()));
+    }
+
+    /// The same with a keeper, which starts the master; what is running here is the keeper then, and the
+    /// log is that of both.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    #[track_caller]
+    pub fn spawn_kept(&mut self) {
+        let mut command = Command::new(self.program());
+        command.arg("--keeper");
+        self.spawn_by(command);
+    }
+
+    /// The same with a program of the test's own choice.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    #[track_caller]
+    pub fn spawn_command(&mut self, command: Command) {
+        self.spawn_by(command);
     }
 
     fn spawn_by(&mut self, mut command: Command) {

@@ -1,25 +1,20 @@
 //! Established connections outlive the master: restarts and kills that nobody notices, with a
 //! supervisor that holds descriptors.
 
-use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use rollcall_e2e::bench::{Bench, Outcome};
+use rollcall_e2e::bench::Bench;
 use rollcall_e2e::peer::Identity;
+use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed};
 use rollcall_e2e::wait::PATIENCE;
 use rollcall_e2e::{Master, Peer, Slave, Supervisor, wait_until};
 use rollcall_os::clock;
-use rollcall_protocol::api::{EventKind, EventRow, SlaveRow};
 use rollcall_protocol::wire::to_slave;
 
 const KILLS: u32 = 30;
 const RESTARTS: u32 = 10;
 const SLAVES: usize = 200;
-/// Every so many kills the master may live until it has acked that much.
+/// Every so many kills, and after the last one, the master may live until it has acked that much.
 const TRAFFIC_EVERY: u32 = 3;
 const TRAFFIC_ACKS: f64 = 200.0;
 
@@ -33,47 +28,6 @@ fn master(folder: &std::path::Path) -> Master {
         .set("presence.missing_after", 40.0)
         .set("presence.reconnect_window", "10s");
     master
-}
-
-/// Between two connects of a [`Prober`].
-const PROBE_EVERY: Duration = Duration::from_millis(5);
-
-/// Connects again and again and counts whom nobody listens to.
-struct Prober {
-    stop: mpsc::Sender<()>,
-    tried: Arc<AtomicU64>,
-    thread: JoinHandle<Vec<std::io::Error>>,
-}
-
-impl Prober {
-    fn start(master: std::net::SocketAddr) -> Self {
-        let (stop, stopped) = mpsc::channel();
-        let tried = Arc::<AtomicU64>::default();
-        let trying = Arc::clone(&tried);
-        let thread = thread::spawn(move || {
-            let mut failed = Vec::new();
-            // Until it is stopped, but no flood.
-            while stopped.recv_timeout(PROBE_EVERY).is_err() {
-                failed.extend(TcpStream::connect(master).err());
-                trying.fetch_add(1, Ordering::Relaxed);
-            }
-            failed
-        });
-        Self {
-            stop,
-            tried,
-            thread,
-        }
-    }
-
-    #[track_caller]
-    fn assert_nobody_was_refused(self) {
-        self.stop.send(()).expect("it goes on");
-        let failed = self.thread.join().expect("no panic");
-        let tried = self.tried.load(Ordering::Relaxed);
-        assert!(failed.is_empty(), "of {tried}: {failed:?}");
-        println!("{tried} connects, none refused");
-    }
 }
 
 /// kill -9 and SIGTERM in a row, each as soon as the last start is ready, under 200 slaves that report
@@ -99,7 +53,7 @@ fn kills_and_restarts_are_noticed_by_nobody() {
         "--rate",
         "10",
         "--duration",
-        "40s",
+        "1h",
     ];
     let mut bench = Bench::spawn(folder.path(), master.address(), &arguments);
     let api = master.api();
@@ -108,7 +62,7 @@ fn kills_and_restarts_are_noticed_by_nobody() {
         let reporting = rows.iter().filter(|row| row.applied > 0).count();
         (reporting == SLAVES + slaves.len()).then_some(())
     });
-    let prober = Prober::start(master.address());
+    let probers = [master.address(), api.address()].map(Prober::start);
 
     let began = clock::boot();
     let mut resumed = Vec::new();
@@ -124,7 +78,7 @@ fn kills_and_restarts_are_noticed_by_nobody() {
         master.wait_until_ready();
         let adopted = master.wait_for_event("connections_adopted");
         resumed.push(adopted.number("resumed").unwrap_or(0));
-        if restart % TRAFFIC_EVERY == 0 {
+        if restart % TRAFFIC_EVERY == 0 || restart == KILLS + RESTARTS {
             wait_until(PATIENCE, "acks after a restart", || {
                 (api.metric("rollcall_acks_total").ok()? >= TRAFFIC_ACKS).then_some(())
             });
@@ -132,63 +86,25 @@ fn kills_and_restarts_are_noticed_by_nobody() {
     }
     let took = clock::boot().saturating_since(began);
     println!("{KILLS} kills and {RESTARTS} restarts in {took:?}");
-    prober.assert_nobody_was_refused();
-    let outcome = bench.wait(Duration::from_secs(90));
+    for prober in probers {
+        prober.assert_nobody_was_refused();
+    }
+    bench.stop();
+    let outcome = bench.wait(PATIENCE);
     let events = api.events().expect("the events");
     for slave in &mut slaves {
         slave.terminate();
     }
-    assert_nobody_noticed(&outcome, &master, &events);
+    assert_eq!(outcome.ledger.len(), SLAVES);
+    assert_nobody_noticed(&outcome, &master, &events, slaves.len());
     let everybody = u64::try_from(SLAVES + slaves.len()).expect("few");
     assert!(
         resumed.iter().all(|count| *count == everybody),
         "{resumed:?}"
     );
-    // Two for each shard, and the listener.
+    // Two for each shard, and the listeners.
     let held = supervisor.names().len();
-    assert!((3..=2 * 3 + 1).contains(&held), "{:?}", supervisor.names());
-}
-
-#[track_caller]
-fn assert_nobody_noticed(outcome: &Outcome, master: &Master, events: &[EventRow]) {
-    let result = &outcome.result;
-    assert_eq!(outcome.code, Some(0), "{result} {}", outcome.stderr);
-    for nothing in ["/lost", "/reconnects", "/resent"] {
-        assert_eq!(outcome.number(nothing), 0, "{nothing}: {result}");
-    }
-    assert_eq!(outcome.number("/acked"), outcome.number("/sent"));
-    let errors = result["errors"].as_object().expect("errors by kind");
-    assert!(errors.is_empty(), "{result}");
-    let rows = wait_until(PATIENCE, "the roll to show all", || {
-        let rows = master.api().slaves().ok()?;
-        let applied: u64 = rows.iter().map(|row| row.applied).sum();
-        (applied >= outcome.number("/acked")).then_some(rows)
-    });
-    for row in &rows {
-        assert_eq!(row.reconnects, 0, "{row:#?}");
-    }
-    let rows: BTreeMap<&str, &SlaveRow> = rows.iter().map(|row| (&*row.name, row)).collect();
-    assert_eq!(outcome.ledger.len(), SLAVES);
-    for line in &outcome.ledger {
-        let row = rows[&*line.name];
-        assert_eq!(
-            row.applied, line.distinct_reports_acked,
-            "{row:#?} {line:?}"
-        );
-        assert_eq!((row.applied, row.gaps), (line.sent, 0), "{row:#?} {line:?}");
-    }
-    let noticed = |event: &&EventRow| match event.kind {
-        EventKind::Presence => event.to.as_deref() != Some("up"),
-        // What a slave says of its own host is not this test's business.
-        EventKind::Enrolled | EventKind::MasterStart | EventKind::Health | EventKind::Check => {
-            false
-        }
-        _ => true,
-    };
-    let noticed: Vec<_> = events.iter().filter(noticed).collect();
-    assert!(noticed.is_empty(), "{}: {noticed:#?}", noticed.len());
-    let came_up = |event: &&EventRow| event.kind == EventKind::Presence;
-    assert_eq!(events.iter().filter(came_up).count(), SLAVES + 2);
+    assert!((4..=2 * 3 + 2).contains(&held), "{:?}", supervisor.names());
 }
 
 /// What a connection was in the middle of when the master died goes on: nothing said, a Hello that was
@@ -254,7 +170,7 @@ fn a_stop_for_good_says_goodbye_and_leaves_nothing() {
     let mut identity = Identity::new("web-1", 60_000);
     let (mut peer, _) = Peer::open(master.address(), &identity).expect("a session");
     peer.report(&mut identity).expect("an ack");
-    assert_eq!(supervisor.names().len(), 3, "a listener and a pair");
+    assert_eq!(supervisor.names().len(), 4, "two listeners and a pair");
     master.signal(rustix::process::Signal::INT);
     let goodbye = peer.receive().expect("a word");
     let Some(to_slave::Kind::Goodbye(goodbye)) = goodbye else {
@@ -302,14 +218,23 @@ fn an_unwanted_listener_is_given_up() {
     first.config.set("listen.addresses", both.to_vec());
     first.spawn_under(&supervisor);
     first.wait_until_ready();
-    assert_eq!(supervisor.names().len(), 2);
-    first.config.set("listen.addresses", vec![both[0].clone()]);
+    assert_eq!(supervisor.names().len(), 3, "and that of readers");
+    let readers = first.api().address();
+    let other = second.api().address().to_string();
+    first
+        .config
+        .set("listen.addresses", vec![both[0].clone()])
+        .set("http.address", other);
     assert!(first.terminate().success());
-    TcpStream::connect(second.address()).expect("it is held");
+    for held in [second.address(), readers] {
+        TcpStream::connect(held).expect("it is held");
+    }
     first.spawn_under(&supervisor);
     first.wait_until_ready();
     assert_eq!(first.log().events("listener_inherited").len(), 1);
-    assert_eq!(first.log().events("listener_unwanted").len(), 1);
-    assert_eq!(supervisor.names().len(), 1);
-    TcpStream::connect(second.address()).expect_err("nobody listens");
+    assert_eq!(first.log().events("listener_unwanted").len(), 2);
+    assert_eq!(supervisor.names().len(), 2);
+    for gone in [second.address(), readers] {
+        TcpStream::connect(gone).expect_err("nobody listens");
+    }
 }

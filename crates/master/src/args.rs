@@ -15,12 +15,15 @@ use rollcall_os::log::{Level, LogFormat};
   rollcall-master                                       run on /etc/rollcall/master.toml, or the defaults
   rollcall-master --config my.toml --check              validate a file and print what it comes to
   rollcall-master --config my.toml --verify-store       check the store, read only
+  rollcall-master --config my.toml --keeper             connections outlive the master, without systemd
   rollcall ls                                           read the roll of a running master
 
 Signals:
   SIGTERM, SIGINT  say goodbye to the slaves, store what has arrived, exit 0
   SIGHUP           read the configuration again, dropping nobody
   SIGUSR1          log level debug, and back
+  SIGUSR2          have the program's file, if it passes --selfcheck, take this process over with all
+                   connections; if it does not, go on, and say why in the log
 
 Exit codes: 0 ended as asked; 2 command line; 69 address or port not to be had; 70 a bug ended a
 core task; 74 the store can't be used; 78 configuration."
@@ -38,6 +41,18 @@ pub(crate) struct Args {
     /// and a master may be running on it
     #[arg(long, conflicts_with = "check")]
     pub(crate) verify_store: bool,
+
+    /// Where there is no systemd: hold the connections, start the master as a child, and start it again
+    /// whatever ended it, but for exit codes 2 and 78, with no connection lost. SIGTERM and SIGINT are
+    /// for good, other signals go on to the master
+    #[arg(long, conflicts_with_all = ["check", "verify_store", "selfcheck"])]
+    pub(crate) keeper: bool,
+
+    /// Read the configuration and the store as a start would, say in a line what is there, and exit: 0 if
+    /// this program can go on from it, 74 or 78 if not. It is only read, and a master may be running on
+    /// it
+    #[arg(long, conflicts_with_all = ["check", "verify_store"])]
+    pub(crate) selfcheck: bool,
 
     /// How the log looks: "json", "pretty" or "journal" [default: as configured]
     #[arg(long, value_name = "FORMAT")]

@@ -14,12 +14,16 @@ mod config;
 mod connection;
 mod datagram;
 mod http;
+mod keeper;
 mod listener;
 mod liveness;
 mod reactor;
 mod roll;
 mod stats;
 mod store;
+#[cfg(test)]
+mod testing;
+mod upgrade;
 mod view;
 
 use std::process::ExitCode;

@@ -52,6 +52,9 @@ pub(crate) struct Stats {
     pub(crate) accept_errors: Counter,
     /// Connections open now.
     pub(crate) connections: Counter,
+    /// Connections that wait for the next process as well, and the shards that they wait in.
+    pub(crate) parked: Counter,
+    pub(crate) parking_shards: Counter,
     /// Connections closed because of what the peer sent or did not send.
     pub(crate) refused: Counter,
     /// Connection tasks that panicked.

@@ -16,9 +16,9 @@ use crate::exit::{Exit, ExitError};
 ///
 /// # Panics
 /// Inside of another runtime.
-pub fn run<F>(daemon: F) -> anyhow::Result<()>
+pub fn run<F, T>(daemon: F) -> anyhow::Result<T>
 where
-    F: Future<Output = anyhow::Result<()>>,
+    F: Future<Output = anyhow::Result<T>>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_internal_failure() {
-        let error = run(async { panic!("planted") }).unwrap_err();
+        let error = run::<_, ()>(async { panic!("planted") }).unwrap_err();
         let exit = error.downcast_ref::<ExitError>().map(|error| error.exit);
         assert_eq!(exit, Some(Exit::Internal));
     }

@@ -11,58 +11,60 @@
 //!       the roll knows the slave and its streams               resumed: the marks are acked again
 //! ```
 //! Whatever the successor finds unconsumed is taken in as ever: what was committed before is a
-//! duplicate by the ledger, and acked. Without a service manager that keeps descriptors nothing here
-//! has an effect.
+//! duplicate by the ledger, and acked. Without a service manager that keeps descriptors the process
+//! keeps them itself, and passes them on to the program that takes it over (`upgrade`).
 
+mod listeners;
 mod record;
 mod sessions;
 #[cfg(test)]
 mod tests;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use prost::Message;
 use rollcall_os::clock;
-use rollcall_os::parking::{Keeper, Lot, ParkError, Parked, Place};
+use rollcall_os::parking::{self, Lot, ParkError, Parked, Place};
 use rollcall_os::systemd::store::Store;
 use rollcall_protocol::Moment;
 
+use listeners::Listeners;
+pub(crate) use listeners::Side;
 pub(crate) use record::ParkedSession;
 pub(crate) use sessions::adopt;
 
-/// Connections that could not be parked are told at most this often.
+/// Connections that could not be parked are told at most this often; where only an upgrade in place
+/// would miss them, once.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Descriptors of the store that are not for shards: listeners.
 const DESCRIPTORS_RESERVED: usize = 32;
-/// Begins the name under which the store holds a listener.
-const LISTENER_BEGIN: char = 'l';
 
-/// What the service manager holds for the next process.
+/// What is held for the next process.
 #[derive(Debug, Default)]
 pub(crate) struct Parking {
+    /// Who outlives this process.
     store: Option<Store>,
-    lot: RefCell<Option<Lot<Store>>>,
-    /// Names of the listeners in the store.
-    listeners: RefCell<BTreeSet<String>>,
+    lot: RefCell<Option<Lot<Option<Store>>>>,
+    listeners: Listeners,
     handing_over: Cell<bool>,
     told_at: Cell<Option<Moment>>,
     suppressed: Cell<u64>,
 }
 
 impl Parking {
-    /// With the store of this unit, if it has one.
-    pub(crate) fn new(store: Option<Store>) -> Self {
-        let lot = store.map(|store| {
-            let shards = store.descriptors_max().saturating_sub(DESCRIPTORS_RESERVED);
-            Lot::new(store, shards)
-        });
+    /// With the store of this unit, if it has one; `files` may be open.
+    pub(crate) fn new(store: Option<Store>, files: u64) -> Self {
+        let descriptors_max = match store {
+            Some(store) => store.descriptors_max().saturating_sub(DESCRIPTORS_RESERVED),
+            None => usize::try_from(parking::shard_descriptors(files)).unwrap_or(usize::MAX),
+        };
         Self {
             store,
-            lot: RefCell::new(lot),
+            lot: RefCell::new(Some(Lot::new(store, descriptors_max))),
+            listeners: Listeners::new(store),
             ..Self::default()
         }
     }
@@ -106,13 +108,24 @@ impl Parking {
         self.lot.borrow().as_ref().map_or(0, Lot::len)
     }
 
+    /// Shards that are open.
+    pub(crate) fn shards(&self) -> usize {
+        self.lot.borrow().as_ref().map_or(0, Lot::shards)
+    }
+
     /// The process is to end because of `signal`. Returns whether its successor goes on with what is
     /// parked: after SIGTERM, which a restart sends, if there is anybody who keeps it. Whoever stops it
     /// for good, and knows, sends SIGINT.
     pub(crate) fn hand_over(&self, signal: &str) -> bool {
-        let keeps = self.lot.borrow().is_some();
-        self.handing_over.set(keeps && signal == "SIGTERM");
-        self.handing_over.get()
+        self.handing_over
+            .set(self.store.is_some() && signal == "SIGTERM");
+        self.is_handing_over()
+    }
+
+    /// Another program is to take the process over, and to go on with what is parked.
+    pub(crate) fn hand_over_to_oneself(&self) -> bool {
+        self.handing_over.set(true);
+        true
     }
 
     /// Whether parked connections are to be left as they are.
@@ -120,59 +133,48 @@ impl Parking {
         self.handing_over.get()
     }
 
-    /// Has the service manager hold a listener that this process has bound.
-    pub(crate) fn keep_listener(&self, address: SocketAddr, socket: &TcpListener) {
-        // The next process would not know a port that the kernel has chosen.
-        let Some(store) = self.store.filter(|_| address.port() != 0) else {
-            return;
-        };
-        let name = listener_name(address);
-        match store.keep(&name, &[socket.as_fd()]) {
-            Ok(()) => {
-                self.listeners.borrow_mut().insert(name);
-            }
-            Err(error) => {
-                tracing::warn!(event = "listener_not_kept", address = %address, error = %error, "the service manager does not take the listener: a restart refuses connections for a moment");
-            }
-        }
+    /// Holds a listener that this process has bound.
+    pub(crate) fn keep_listener(&self, side: Side, address: SocketAddr, socket: &TcpListener) {
+        self.listeners.keep(side, address, socket);
     }
 
-    /// A listener under `name` is there from before.
-    pub(crate) fn note_listener(&self, name: &str) {
-        if name.starts_with(LISTENER_BEGIN) {
-            self.listeners.borrow_mut().insert(name.to_owned());
-        }
+    /// Holds a listener that was there before, under `name`.
+    pub(crate) fn note_listener(&self, name: String, address: SocketAddr, socket: &TcpListener) {
+        self.listeners.note(name, address, socket);
     }
 
-    /// The service manager need not hold the listener any more.
+    /// The listener is about to be closed, and nobody need hold it.
     pub(crate) fn forget_listener(&self, address: SocketAddr) {
-        self.forget(&listener_name(address));
+        self.listeners.forget(address);
+    }
+
+    /// The service manager need not hold the listener under `name`.
+    pub(crate) fn forget(&self, name: &str) {
+        self.listeners.forget_name(name);
+    }
+
+    /// No listener is left for a successor.
+    pub(crate) fn give_up_listeners(&self) {
+        self.listeners.give_up();
     }
 
     /// Nothing is left for a successor: the daemon stops for good.
     pub(crate) fn dissolve(&self) {
-        let listeners: Vec<_> = self.listeners.borrow().iter().cloned().collect();
-        for name in listeners {
-            self.forget(&name);
-        }
+        self.listeners.give_up();
         if let Some(mut lot) = self.lot.take() {
             lot.dissolve();
         }
     }
 
-    /// The service manager need not hold the listener under `name`, if it does.
-    pub(crate) fn forget(&self, name: &str) {
-        if let Some(store) = self.store
-            && self.listeners.borrow_mut().remove(name)
-        {
-            // If it can't be told, the manager is gone, and what it held with it.
-            let _ = store.forget(name);
-        }
+    /// All that is held, for the program that takes this process over. Nothing is left here.
+    pub(crate) fn pass_on(&self) -> Vec<(String, OwnedFd)> {
+        let ends = self.lot.take().map(Lot::into_ends).unwrap_or_default();
+        ends.into_iter().chain(self.listeners.pass_on()).collect()
     }
 
     fn tell(&self, error: &ParkError) {
         let now = clock::boot();
-        let is_due = |told: Moment| now.saturating_since(told) > TOLD_EVERY;
+        let is_due = |told: Moment| self.store.is_some() && now.saturating_since(told) > TOLD_EVERY;
         if !self.told_at.get().is_none_or(is_due) {
             return self.suppressed.set(self.suppressed.get() + 1);
         }
@@ -182,13 +184,7 @@ impl Parking {
             error = %error,
             parked = self.len(),
             suppressed = self.suppressed.take(),
-            "a connection would not outlive a restart of the master; it is served all the same"
+            "a connection would not outlive a restart or an upgrade of the master; it is served all the same"
         );
     }
-}
-
-/// Short, and without the colon, which separates names.
-fn listener_name(address: SocketAddr) -> String {
-    let address = address.to_string().replace(':', "_");
-    format!("{LISTENER_BEGIN}{address}")
 }

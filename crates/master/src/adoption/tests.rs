@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream as Client;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -198,19 +199,23 @@ fn what_may_be_torn_is_marked_until_it_is_written_and_dropped_till_then() {
 }
 
 #[test]
-fn without_a_store_nothing_is_parked_and_nothing_handed_over() {
-    let parking = Parking::new(None);
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let session = ParkedSession::new(&hello(), 1);
-    assert!(parking.park(socket.as_fd(), &session).is_none());
-    assert!(!parking.hand_over("SIGTERM") && !parking.is_handing_over());
-    parking.keep_listener("127.0.0.1:7412".parse().unwrap(), &socket);
-    assert!(parking.listeners.borrow().is_empty());
-}
-
-#[test]
-fn the_name_of_a_listener_has_no_colon() {
-    let name = |text: &str| listener_name(text.parse().unwrap());
-    assert_eq!(name("127.0.0.1:7412"), "l127.0.0.1_7412");
-    assert_eq!(name("[::1]:7412"), "l[__1]_7412");
+fn without_a_store_only_an_upgrade_in_place_hands_over() {
+    run(async {
+        const FILES: u64 = 1024;
+        let parking = Parking::new(None, FILES);
+        let (_client, ours) = pair().await;
+        let session = ParkedSession::new(&hello(), 1);
+        parking.park(ours.as_fd(), &session).expect("parked");
+        assert_eq!((parking.len(), parking.shards()), (1, 1));
+        assert!(!parking.hand_over("SIGTERM") && !parking.is_handing_over());
+        assert!(parking.hand_over_to_oneself() && parking.is_handing_over());
+        let passed = parking.pass_on();
+        assert_eq!((passed.len(), parking.len()), (2, 0));
+        let next = Parking::new(None, FILES);
+        let parked = next.take_over(passed);
+        assert_eq!((parked.len(), next.len()), (1, 1));
+        // What the tests of the rest of the master run on parks nothing.
+        let parking = Parking::default();
+        assert!(parking.park(ours.as_fd(), &session).is_none());
+    });
 }

@@ -142,6 +142,16 @@ impl Figures {
             "Connections of slaves open now",
             stats.connections.get(),
         )?;
+        page.gauge(
+            "rollcall_connections_parked",
+            "Connections of slaves that a restart or an upgrade of the master would keep",
+            stats.parked.get(),
+        )?;
+        page.gauge(
+            "rollcall_parking_shards",
+            "Shards that connections are parked in, 200 to each, open now",
+            stats.parking_shards.get(),
+        )?;
         let counters: [(&str, &str, &Counter); 8] = [
             (
                 "rollcall_connections_accepted",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt;
@@ -23,6 +24,9 @@ const REQUEST_HEAD_BYTES_MAX: usize = 16 * 1024;
 const REQUEST_HEADERS_MAX: usize = 64;
 /// How long a peer may leave what was sent to it unacked or, with its window closed, unread.
 const PEER_TIMEOUT_MS: u32 = 30_000;
+/// Whoever has just connected may send its request for so long after the server was told to end: the
+/// process that comes next does not know of it.
+const FIRST_REQUEST_MAX: Duration = Duration::from_millis(200);
 /// The pause after accept(2) fails, which it does while descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,19 +93,31 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, cancel: C
         tracing::debug!(event = "http_connection_failed", error = %error, "an HTTP connection could not be set up");
         return;
     }
+    let asked = CancellationToken::new();
+    let service = TowerToHyperService::new(router);
+    let service = {
+        let asked = asked.clone();
+        service_fn(move |request| {
+            asked.cancel();
+            service.call(request)
+        })
+    };
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(REQUEST_HEAD_BYTES_MAX)
         .max_headers(REQUEST_HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
     let result = tokio::select! {
         result = served.as_mut() => result,
-        () = cancel.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
+        () = cancel.cancelled() => tokio::select! {
+            result = served.as_mut() => result,
+            _ = timeout(FIRST_REQUEST_MAX, asked.cancelled()) => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        },
     };
     if let Err(error) = result {
         tracing::debug!(event = "http_connection_failed", error = %error, "an HTTP connection ended early");

@@ -10,16 +10,13 @@ use crate::adoption::Parking;
 pub(crate) struct Inherited(Vec<(String, TcpListener)>);
 
 impl Inherited {
-    /// With their names. Those that are in the descriptor store are made known to `parking`.
-    pub(crate) fn new(listeners: Vec<(String, TcpListener)>, parking: &Parking) -> Self {
-        for (name, _) in &listeners {
-            parking.note_listener(name);
-        }
+    /// With their names.
+    pub(crate) fn new(listeners: Vec<(String, TcpListener)>) -> Self {
         Self(listeners)
     }
 
-    /// The one that listens on `address`.
-    pub(super) fn take(&mut self, address: SocketAddr) -> Option<TcpListener> {
+    /// The one that listens on `address`; `parking` holds it for the next process, too.
+    pub(crate) fn take(&mut self, address: SocketAddr, parking: &Parking) -> Option<TcpListener> {
         let is_it = |(_, listener): &(String, TcpListener)| {
             let local = listener.local_addr();
             local.is_ok_and(|local| local == address)
@@ -27,6 +24,7 @@ impl Inherited {
         let index = self.0.iter().position(is_it)?;
         let (name, listener) = self.0.swap_remove(index);
         tracing::info!(event = "listener_inherited", address = %address, name, "it was open while no master was there");
+        parking.note_listener(name, address, &listener);
         Some(listener)
     }
 
@@ -40,7 +38,7 @@ impl Inherited {
                 event = "listener_unwanted",
                 address,
                 name,
-                "[listen] addresses does not have it: it is closed here; if it is a socket unit's, peers still connect there and nobody answers, so change the unit"
+                "neither [listen] addresses nor [http] address has it: it is closed here; if it is a socket unit's, peers still connect there and nobody answers, so change the unit"
             );
         }
     }
@@ -60,11 +58,12 @@ mod tests {
             ("rollcall.socket".to_owned(), one),
             ("l1".to_owned(), other),
         ];
-        let mut inherited = Inherited::new(named, &parking);
-        assert!(inherited.take("127.0.0.1:1".parse().unwrap()).is_none());
-        let found = inherited.take(second).unwrap();
+        let mut inherited = Inherited::new(named);
+        let mut take = |address| inherited.take(address, &parking);
+        assert!(take("127.0.0.1:1".parse().unwrap()).is_none());
+        let found = take(second).unwrap();
         assert_eq!(found.local_addr().unwrap(), second);
-        assert!(inherited.take(second).is_none());
+        assert!(take(second).is_none());
         inherited.close(&parking);
         // It is closed: the port is free again.
         TcpListener::bind(first).unwrap();

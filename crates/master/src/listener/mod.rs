@@ -35,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::adoption::Side;
 use crate::reactor::Reactor;
 pub(crate) use admission::Admission;
 pub(crate) use bind::bind;
@@ -131,11 +132,11 @@ impl Listeners {
         let mut bound = Vec::with_capacity(rules.listeners.len());
         for &listener in &rules.listeners {
             let address = listener.address;
-            let socket = match inherited.take(address) {
+            let socket = match inherited.take(address, parking) {
                 Some(socket) => socket,
                 None => {
                     let socket = bind(address, &sockets.options).await?;
-                    parking.keep_listener(address, &socket);
+                    parking.keep_listener(Side::Slaves, address, &socket);
                     socket
                 }
             };
@@ -258,7 +259,9 @@ impl Listeners {
     fn add_bound(&mut self, listener: Listener, socket: StdListener) {
         let reactor = Rc::clone(&self.accepting.reactor);
         let address = listener.address;
-        reactor.parking().keep_listener(address, &socket);
+        reactor
+            .parking()
+            .keep_listener(Side::Slaves, address, &socket);
         if let Err(error) = self.open(listener, socket) {
             reactor.parking().forget_listener(address);
             self.log_failed(address, &error);
@@ -298,6 +301,8 @@ impl Listeners {
     /// Stops listening there. `false` if another accept loop has ended meanwhile.
     async fn close(&mut self, mut gone: BTreeSet<SocketAddr>) -> bool {
         for address in &gone {
+            // First, because a copy would go on taking in whom nobody serves.
+            self.accepting.reactor.parking().forget_listener(*address);
             if let Some(running) = self.running.remove(address) {
                 running.stop.cancel();
             }
@@ -310,7 +315,6 @@ impl Listeners {
                 return false;
             }
             let reactor = &self.accepting.reactor;
-            reactor.parking().forget_listener(address);
             reactor.stats().listeners.of(address).is_up.set(0);
             tracing::info!(event = "listener_removed", address = %address, "slaves can connect there no more; who has connected stays");
         }

@@ -4,16 +4,12 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream as StdStream;
 use std::time::Duration;
 
-use rollcall_os::clock;
-use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
 use socket2::{Domain, Socket, Type};
-use tokio::sync::broadcast;
-use tokio::task::LocalSet;
 
 use super::*;
-use crate::reactor::{Publication, SessionRules};
-use crate::roll::{Durable, PresenceRules, RingRules, Roll};
-use crate::stats::Stats;
+use crate::reactor::SessionRules;
+use crate::roll::Durable;
+use crate::testing::{RULES, publication, roll, run};
 
 const SOCKETS: Sockets = Sockets {
     options: ListenOptions::new(16),
@@ -26,30 +22,19 @@ const SOCKETS: Sockets = Sockets {
 
 /// A master that has just started, without its listeners.
 pub(crate) fn accepting() -> Accepting {
-    let presence = PresenceRules {
-        late_after: 1.5,
-        missing_after: 3.0,
-        reconnect_window: Duration::from_secs(60),
-    };
-    let rings = RingRules {
-        reports_max: 4,
-        bytes_max: 1 << 20,
-    };
     let rules = SessionRules {
         hello_timeout: Duration::from_secs(20),
-        write_timeout: Duration::from_secs(5),
-        frame_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
-        window: 64,
-        reconnect_rate: 5000,
+        ..RULES
     };
-    let roll = Roll::restore(Durable::default(), presence, rings, clock::boot()).unwrap();
-    let publication = Publication {
-        roll: watch::channel(Arc::default()).0,
-        events: broadcast::channel(16).0,
-        stats: Arc::new(Stats::default()),
-    };
+    let roll = roll(Durable::default());
     Accepting {
-        reactor: Rc::new(Reactor::new(roll, Vec::new(), rules, [7; 16], publication)),
+        reactor: Rc::new(Reactor::new(
+            roll,
+            Vec::new(),
+            rules,
+            [7; 16],
+            publication(),
+        )),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         shut: CancellationToken::new(),
@@ -79,17 +64,6 @@ fn reserve() -> (Socket, SocketAddr) {
     socket.bind(&any.into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, address)
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let bounded = async { tokio::time::timeout(Duration::from_secs(20), test).await };
-    LocalSet::new()
-        .block_on(&runtime, bounded)
-        .expect("the test hangs");
 }
 
 fn is_listened_on(address: SocketAddr) -> bool {

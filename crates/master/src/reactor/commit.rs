@@ -157,7 +157,7 @@ impl Reactor {
         (began, clock::wall_ms().saturating_sub(ago_ms))
     }
 
-    pub(super) fn is_degraded(&self) -> bool {
+    pub(crate) fn is_degraded(&self) -> bool {
         self.degraded.borrow().is_some()
     }
 

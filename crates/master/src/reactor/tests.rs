@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::roll::{Durable, PresenceRules, RingRules, Stamp};
+use crate::roll::{Durable, Stamp};
 use crate::store::{Opened, Retention, Store};
+use crate::testing::{RULES, publication, roll};
 use crate::view::ReportsAsked;
 
 fn reactor(directory: &std::path::Path) -> (Rc<Reactor>, Opened) {
@@ -17,34 +18,12 @@ fn reactor(directory: &std::path::Path) -> (Rc<Reactor>, Opened) {
         bytes_max: 1 << 30,
     };
     let opened = Store::open(directory, retention).unwrap();
-    let presence = PresenceRules {
-        late_after: 1.5,
-        missing_after: 3.0,
-        reconnect_window: Duration::from_secs(60),
-    };
-    let rings = RingRules {
-        reports_max: 4,
-        bytes_max: 1 << 20,
-    };
     let durable = Durable {
         next_group: 1,
         next_event: 1,
         ..Durable::default()
     };
-    let roll = Roll::restore(durable, presence, rings, clock::boot()).unwrap();
-    let rules = SessionRules {
-        hello_timeout: Duration::from_secs(5),
-        write_timeout: Duration::from_secs(5),
-        frame_bytes_max: FRAME_BYTES_MAX,
-        window: 64,
-        reconnect_rate: 5000,
-    };
-    let publication = Publication {
-        roll: watch::channel(Arc::default()).0,
-        events: broadcast::channel(16).0,
-        stats: Arc::new(Stats::default()),
-    };
-    let reactor = Reactor::new(roll, Vec::new(), rules, [0; 16], publication);
+    let reactor = Reactor::new(roll(durable), Vec::new(), RULES, [0; 16], publication());
     (Rc::new(reactor), opened)
 }
 

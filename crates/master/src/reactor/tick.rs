@@ -66,11 +66,19 @@ impl Reactor {
         let reports_bytes = u64::try_from(roll.reports_bytes()).unwrap_or(u64::MAX);
         self.stats().reports_bytes.set(reports_bytes);
         drop(roll);
+        self.count_parked();
         let listened = now.saturating_since(self.committed_at.get()) >= LISTENING_EVERY;
         if wanted || listened {
             self.want_commit();
         }
         self.publish_if_quiet();
+    }
+
+    fn count_parked(&self) {
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let stats = self.stats();
+        stats.parked.set(count(self.parking.len()));
+        stats.parking_shards.set(count(self.parking.shards()));
     }
 
     /// The store's thread is busy with the commit that hangs and can't tell of it itself.

@@ -21,6 +21,7 @@ mod migration;
 mod rows;
 mod salvage;
 mod schema;
+mod selfcheck;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -36,6 +37,8 @@ use rollcall_protocol::api::EventRow;
 use tokio::sync::mpsc;
 
 pub(crate) use error::{StoreError, StoreGone};
+pub(crate) use schema::SCHEMA_VERSION as LAYOUT;
+pub(crate) use selfcheck::{Look, look};
 pub(crate) use verify::{Inspect, verify};
 
 /// The database's file name inside the state directory.

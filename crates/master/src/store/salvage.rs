@@ -98,13 +98,7 @@ fn open_checked(path: &Path) -> Result<(Database, Loaded), StoreError> {
     let database = schema::open(path)?;
     let marker = with_suffix(path, SUSPECT_SUFFIX);
     let suspected = marker.exists();
-    let small = fs::metadata(path).is_ok_and(|file| file.len() <= CHECKED_WHOLE_BYTES_MAX);
-    let checked = match suspected || small {
-        true => check(&database.connection, ""),
-        false => ["(state)", "(slaves)", "(redo)"]
-            .iter()
-            .try_for_each(|table| check(&database.connection, table)),
-    };
+    let checked = check_as_at_start(&database.connection, path, suspected);
     checked.map_err(|source| database.fault("check", source))?;
     if suspected {
         remove_if_there(&marker)?;
@@ -170,6 +164,21 @@ fn says_that_it_can_be_written(path: &Path) -> bool {
     read.is_err() || !head.starts_with(MAGIC) || matches!(head[WRITE_VERSION_AT], 1 | 2)
 }
 
+/// Reads a small file whole, of a large one the tables that hold the roll, unless it is suspected.
+pub(super) fn check_as_at_start(
+    connection: &Connection,
+    path: &Path,
+    suspected: bool,
+) -> rusqlite::Result<()> {
+    let small = length(path).is_some_and(|length| length <= CHECKED_WHOLE_BYTES_MAX);
+    match suspected || small {
+        true => check(connection, ""),
+        false => ["(state)", "(slaves)", "(redo)"]
+            .iter()
+            .try_for_each(|table| check(connection, table)),
+    }
+}
+
 /// Reads the whole file, or one table of it; damage comes back as the error that SQLite gives for it.
 pub(super) fn check(connection: &Connection, table: &str) -> rusqlite::Result<()> {
     let verdict: String =
@@ -183,7 +192,7 @@ pub(super) fn check(connection: &Connection, table: &str) -> rusqlite::Result<()
 }
 
 /// All that is in it, and whether its last writer did not end in order.
-fn load(connection: &Connection) -> rusqlite::Result<(Loaded, bool)> {
+pub(super) fn load(connection: &Connection) -> rusqlite::Result<(Loaded, bool)> {
     let state = State::read(connection)?;
     let slaves: Vec<SlaveRow> = connection
         .prepare(SlaveRow::SELECT)?
@@ -232,7 +241,7 @@ pub(super) fn in_step(
     )))
 }
 
-fn unsigned(value: i64) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(value: i64) -> rusqlite::Result<u64> {
     u64::try_from(value).map_err(|_negative| rusqlite::Error::IntegralValueOutOfRange(0, value))
 }
 

@@ -13,7 +13,7 @@ use super::{StoreError, migration};
 
 /// The newest layout that this build knows. It grows with every change that an older build could not
 /// read, and that includes a new kind of event.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(crate) const SCHEMA_VERSION: i64 = 2;
 /// No build will ever have so high a layout.
 const VERSION_PLAUSIBLE: i64 = 1000;
 /// "ROLL": tells the file apart from other programs' databases.

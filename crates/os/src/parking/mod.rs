@@ -55,6 +55,24 @@ pub trait Keeper {
     fn forget(&self, name: &str) -> io::Result<()>;
 }
 
+/// `None`: the process itself, which has both ends anyway. What is parked does not outlive it then,
+/// unless it passes the ends on ([`Lot::into_ends`]).
+impl<K: Keeper> Keeper for Option<K> {
+    fn keep(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        match self {
+            Some(keeper) => keeper.keep(name, descriptors),
+            None => Ok(()),
+        }
+    }
+
+    fn forget(&self, name: &str) -> io::Result<()> {
+        match self {
+            Some(keeper) => keeper.forget(name),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Where a connection is parked. Small, because there is one for each.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
@@ -78,7 +96,7 @@ pub struct Parked {
 pub enum ParkError {
     /// The keeper takes no more.
     #[error(
-        "all {shards} shards of {CONNECTIONS_PER_SHARD} connections are full: raise FileDescriptorStoreMax"
+        "all {shards} shards of {CONNECTIONS_PER_SHARD} connections are full: raise FileDescriptorStoreMax, or LimitNOFILE where nothing is stored"
     )]
     Full {
         /// As many as fit.
@@ -201,6 +219,15 @@ impl<K: Keeper> Lot<K> {
         }
     }
 
+    /// The ends of all shards with their names, for the process that comes next: what [`Self::adopt`]
+    /// takes.
+    pub fn into_ends(self) -> Vec<(String, OwnedFd)> {
+        let shards = self.shards.into_iter();
+        shards
+            .flat_map(|(number, shard)| shard.into_ends().map(|end| (name(number), end)))
+            .collect()
+    }
+
     /// Connections that are parked and have not ended.
     pub fn len(&self) -> usize {
         self.shards.values().map(Shard::live).sum()
@@ -211,7 +238,7 @@ impl<K: Keeper> Lot<K> {
         self.len() == 0
     }
 
-    /// Shards that the keeper holds.
+    /// Shards that are open.
     pub fn shards(&self) -> usize {
         self.shards.len()
     }

@@ -80,6 +80,11 @@ impl Queue {
         [self.entrance.as_fd(), self.exit.as_fd()]
     }
 
+    /// The same, for another process.
+    pub(super) fn into_ends(self) -> [OwnedFd; 2] {
+        [self.entrance, self.exit]
+    }
+
     /// Puts a connection at the end.
     ///
     /// # Errors

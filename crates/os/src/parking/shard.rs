@@ -93,6 +93,11 @@ impl Shard {
         self.queue.ends()
     }
 
+    /// The same, for another process.
+    pub(super) fn into_ends(self) -> [OwnedFd; 2] {
+        self.queue.into_ends()
+    }
+
     /// Whether one more connection fits.
     pub(super) fn has_room(&self) -> bool {
         self.order.len() < CONNECTIONS_PER_SHARD

@@ -113,6 +113,32 @@ fn connections_outlive_the_process_with_what_was_not_read() {
 }
 
 #[test]
+fn without_a_keeper_the_process_passes_on_what_is_parked() {
+    let server = Server::new();
+    let nobody: Option<Map> = None;
+    let mut lot = Lot::new(nobody.clone(), 1000);
+    let mut clients = Vec::new();
+    for number in 0..250_u32 {
+        let (client, ours) = server.connection();
+        lot.park(ours.as_fd(), &number.to_be_bytes()).unwrap();
+        clients.push(client);
+    }
+    let ends = lot.into_ends();
+    assert_eq!(ends.len(), 2 * DESCRIPTORS_PER_SHARD);
+    let mut lot = Lot::new(nobody, 1000);
+    let parked = lot.adopt(ends, |name, error| panic!("{name}: {error}"));
+    assert_eq!((parked.len(), lot.len(), lot.shards()), (250, 250, 2));
+    // With the lot and the last descriptor a connection ends.
+    drop(parked);
+    clients[0].set_nonblocking(true).unwrap();
+    let error = clients[0].peek(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "it is parked");
+    clients[0].set_nonblocking(false).unwrap();
+    lot.dissolve();
+    assert_eq!(clients[0].read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
 fn who_is_shut_down_and_leaves_is_closed_and_not_found_again() {
     let (server, keeper) = (Server::new(), Map::default());
     let mut lot = keeper.lot(1000);

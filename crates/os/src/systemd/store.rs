@@ -4,14 +4,21 @@
 use std::env;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::process::Command;
 
+use command_fds::{CommandFdExt, FdMapping};
 use listenfd::ListenFd;
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, SocketType};
 use sd_notify::NotifyState;
 use socket2::SockRef;
 
+use super::manager;
 use crate::parking::Keeper;
+
+/// The first descriptor that is passed on (SD_LISTEN_FDS_START).
+const FIRST: RawFd = 3;
 
 /// Descriptors that this process was started with.
 #[derive(Debug, Default)]
@@ -28,8 +35,12 @@ impl Inherited {
     /// Takes them over; the second call finds none. To be called while the process has one thread,
     /// because it takes LISTEN_PID and LISTEN_FDS out of the environment. All are close-on-exec then.
     pub fn take() -> Self {
-        let pid = env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok());
-        if pid != Some(std::process::id()) {
+        let are_ours = match env::var("LISTEN_PID") {
+            Ok(pid) => pid.parse() == Ok(std::process::id()),
+            // The keeper can't know it.
+            Err(_) => manager::has_parent(),
+        };
+        if !are_ours {
             // They are somebody else's.
             return Self::default();
         }
@@ -60,6 +71,50 @@ impl Inherited {
             Ok(Some(end)) => self.ends.push((name, end)),
             _ => self.strange.push(name),
         }
+    }
+}
+
+/// Has `command`, once it takes this process over (exec, not spawn), start with `descriptors` and their
+/// names as [`Inherited::take`] finds them.
+///
+/// # Errors
+/// No descriptor is left for a copy.
+pub fn pass_on(command: &mut Command, descriptors: &[(String, OwnedFd)]) -> io::Result<()> {
+    let count = RawFd::try_from(descriptors.len()).map_err(io::Error::other)?;
+    let names: Vec<_> = descriptors.iter().map(|(name, _)| &**name).collect();
+    // The copies lie behind the places that they go to, so that a failed attempt spoils no other that was
+    // prepared before it.
+    let mappings = (FIRST..)
+        .zip(descriptors)
+        .map(|(child_fd, (_, descriptor))| {
+            let parent_fd = fcntl_dupfd_cloexec(descriptor, FIRST + count)?;
+            Ok(FdMapping {
+                parent_fd,
+                child_fd,
+            })
+        });
+    let mappings = mappings.collect::<io::Result<_>>()?;
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    command
+        .env("LISTEN_PID", std::process::id().to_string())
+        .env("LISTEN_FDS", count.to_string())
+        .env("LISTEN_FDNAMES", names.join(":"));
+    Ok(())
+}
+
+/// What `command`, a child of this process that is no daemon of the service manager's, must not take
+/// for its own.
+pub fn hide_manager(command: &mut Command) {
+    for name in [
+        "FDSTORE",
+        "LISTEN_FDNAMES",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+    ] {
+        command.env_remove(name);
     }
 }
 

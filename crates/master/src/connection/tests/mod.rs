@@ -2,28 +2,19 @@ mod lanes;
 
 use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 
 use rollcall_protocol::frame::Frame;
 use rollcall_protocol::limits::FRAME_PAYLOAD_BYTES_MAX;
 use rollcall_protocol::wire::{Mode, Pending, Report, SlaveGoodbye, to_master};
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
-use tokio::task::LocalSet;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 
 use super::*;
-use crate::reactor::{Publication, SHARES_MAX, SessionRules};
-use crate::roll::{Durable, PresenceRules, RingRules, Roll};
-use crate::stats::Stats;
+use crate::reactor::SHARES_MAX;
+use crate::roll::Durable;
 use crate::store::{Opened, Outcome, Retention, Store, StoreHandle};
-
-const RULES: SessionRules = SessionRules {
-    hello_timeout: Duration::from_secs(5),
-    write_timeout: Duration::from_secs(5),
-    frame_bytes_max: FRAME_PAYLOAD_BYTES_MAX,
-    window: 64,
-    reconnect_rate: 5000,
-};
+use crate::testing::{RULES, publication, roll, run};
 
 /// A kernel's buffer in memory, which like the runtime tells of new bytes once. What is done with it
 /// is noted in order.
@@ -136,22 +127,13 @@ impl Fixture {
             next_event: loaded.next_event,
             ..Durable::default()
         };
-        let presence = PresenceRules {
-            late_after: 1.5,
-            missing_after: 3.0,
-            reconnect_window: Duration::from_secs(60),
-        };
-        let rings = RingRules {
-            reports_max: 4,
-            bytes_max: 1 << 20,
-        };
-        let roll = Roll::restore(durable, presence, rings, clock::boot()).unwrap();
-        let publication = Publication {
-            roll: watch::channel(Arc::default()).0,
-            events: broadcast::channel(16).0,
-            stats: Arc::new(Stats::default()),
-        };
-        let reactor = Reactor::new(roll, Vec::new(), RULES, loaded.master_id, publication);
+        let reactor = Reactor::new(
+            roll(durable),
+            Vec::new(),
+            RULES,
+            loaded.master_id,
+            publication(),
+        );
         Self {
             reactor: Rc::new(reactor),
             store: handle,
@@ -168,17 +150,15 @@ impl Fixture {
         let peer = "127.0.0.1:1".parse().unwrap();
         Connection::new(Rc::clone(&self.reactor), peer).serve(transport.clone(), stop.clone())
     }
-}
 
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let bounded = async { tokio::time::timeout(Duration::from_secs(20), test).await };
-    LocalSet::new()
-        .block_on(&runtime, bounded)
-        .expect("the test hangs");
+    /// Commits whatever gathers, until a connection has come to its end.
+    async fn commit_until(&mut self, ended: JoinHandle<()>) {
+        let committing = self.reactor.commit_groups(&self.store, &mut self.outcomes);
+        tokio::select! {
+            failure = committing => panic!("{failure}"),
+            ended = ended => ended.unwrap(),
+        }
+    }
 }
 
 fn hello(mode: Mode, frames: u32) -> to_master::Kind {
@@ -233,13 +213,7 @@ fn nothing_is_consumed_or_acked_before_it_is_durable() {
             "answered before the commit"
         );
 
-        let committing = fixture
-            .reactor
-            .commit_groups(&fixture.store, &mut fixture.outcomes);
-        tokio::select! {
-            failure = committing => panic!("{failure}"),
-            ended = task => ended.unwrap(),
-        }
+        fixture.commit_until(task).await;
     });
     assert_eq!(
         memory.0.consumed.take(),
@@ -264,13 +238,7 @@ fn a_goodbye_is_answered_with_what_is_durable() {
         let task = tokio::task::spawn_local(fixture.serve(&memory, &stop));
         let goodbye = to_master::Kind::Goodbye(SlaveGoodbye::default());
         memory.arrive(&[hello(Mode::Pooled, 0), report(1), goodbye]);
-        let committing = fixture
-            .reactor
-            .commit_groups(&fixture.store, &mut fixture.outcomes);
-        tokio::select! {
-            failure = committing => panic!("{failure}"),
-            ended = task => ended.unwrap(),
-        }
+        fixture.commit_until(task).await;
     });
     match memory.answers().as_slice() {
         [Kind::Welcome(_), Kind::Goodbye(goodbye), Kind::Ack(_)] => {
@@ -344,13 +312,7 @@ fn garbage_is_answered_with_an_error_and_the_end() {
     let stop = CancellationToken::new();
     run(async {
         let task = tokio::task::spawn_local(fixture.serve(&memory, &stop));
-        let committing = fixture
-            .reactor
-            .commit_groups(&fixture.store, &mut fixture.outcomes);
-        tokio::select! {
-            failure = committing => panic!("{failure}"),
-            ended = task => ended.unwrap(),
-        }
+        fixture.commit_until(task).await;
     });
     match memory.answers().as_slice() {
         [Kind::Error(error)] => {

@@ -60,3 +60,24 @@ fn connections_beyond_the_limit_wait_for_their_turn() {
     let waited = clock::boot().saturating_since(begun);
     assert!(waited >= Duration::from_millis(200), "{waited:?}");
 }
+
+#[test]
+fn who_has_connected_before_the_end_is_answered() {
+    let mut server = Server::start();
+    let mut early = connect(&server);
+    // Whoever is answered was accepted later.
+    let mut known = connect(&server);
+    known
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        .unwrap();
+    assert!(known.read(&mut [0; 1]).unwrap() > 0);
+    server.cancel.cancel();
+    // Closed at once, since it had its answer: the end has begun.
+    let _ = answer(known);
+    early
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        .unwrap();
+    let answered = answer(early);
+    assert!(answered.starts_with("HTTP/1.1 200 OK"), "{answered:?}");
+    server.stop().unwrap();
+}

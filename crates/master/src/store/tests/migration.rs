@@ -3,7 +3,7 @@
 use super::*;
 
 /// What version 1 wrote, kept here as it was.
-const VERSION_1: &str = "
+pub(super) const VERSION_1: &str = "
 CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), master_id BLOB NOT NULL CHECK (length(master_id) = 16),
     listening_at_ms INTEGER, next_group INTEGER NOT NULL, next_event INTEGER NOT NULL) STRICT;
 CREATE TABLE slaves (id BLOB PRIMARY KEY CHECK (length(id) = 16), name TEXT NOT NULL, presence TEXT NOT NULL,

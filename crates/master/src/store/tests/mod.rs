@@ -6,6 +6,7 @@ mod full_disk;
 mod history;
 mod migration;
 mod model;
+mod selfcheck;
 mod sweep;
 mod verify;
 
