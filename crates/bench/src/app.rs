@@ -21,7 +21,8 @@ use crate::baseline::{self, Kind};
 use crate::connect_loop::{self, LoopReport};
 use crate::load::{self, Fleet, Observer, Outcome, Plan, Slave, Tally};
 use crate::ports::Connects;
-use crate::report::{BaselineReport, Baselines, Report, RunReport, Samples, rate_per_s, ratio};
+use crate::ratio::{rate_per_s, ratio};
+use crate::report::{BaselineReport, Baselines, Report, RunReport, Samples};
 use crate::{descriptors, process};
 
 /// Time between two lines of progress.
@@ -56,18 +57,14 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         write_ledger(path, &plan.fleet, &outcome.slaves)
             .with_context(|| format!("can't write the ledger {}", path.display()))?;
     }
-    // Who has stopped the run wants its result, and nothing more.
-    let goes_on = !stop.load(Ordering::Relaxed);
-    let connect_loop = (goes_on && run.compares_with_loop())
-        .then(|| connect_loop::run(&plan, run.connect_loop_server))
-        .transpose()?
-        .map(|bare| LoopReport {
-            ratio: ratio(report.rate_per_s, bare.rate_per_s),
-            ..bare
-        });
-    let baseline = (goes_on && run.baseline)
-        .then(|| baselines(&plan, run, &report, &stop))
-        .transpose()?;
+    let connect_loop = comparison(run.compares_with_loop(), &stop, || {
+        let bare = connect_loop::run(&plan, run.connect_loop_server, &stop)?;
+        let ratio = ratio(report.rate_per_s, bare.rate_per_s);
+        Ok(LoopReport { ratio, ..bare })
+    })?;
+    let baseline = comparison(run.baseline, &stop, || {
+        baselines(&plan, run, &report, &stop)
+    })?;
     let report = Report {
         mode: run.mode,
         slaves: run.slaves,
@@ -93,6 +90,24 @@ fn measure(run: &Run) -> anyhow::Result<()> {
             None => bail!("{fault}"),
         },
     }
+}
+
+/// Measures what the master is compared with, if that is wanted. Who stops the run wants its result
+/// and nothing more: what was broken off compares with nothing.
+fn comparison<T>(
+    wanted: bool,
+    stop: &AtomicBool,
+    measure: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<Option<T>> {
+    let is_stopped = || stop.load(Ordering::Relaxed);
+    if !wanted || is_stopped() {
+        return Ok(None);
+    }
+    let measured = measure();
+    if is_stopped() {
+        return Ok(None);
+    }
+    measured.map(Some)
 }
 
 fn warn(run: &Run, plan: &Plan) {

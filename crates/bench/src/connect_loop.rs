@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,6 +16,7 @@ use serde::Serialize;
 use crate::baseline::{Kind, Server};
 use crate::load::{Bound, Connection, Input, Plan};
 use crate::ports::{Connects, PortsReport};
+use crate::ratio::rate_per_s;
 
 const EVENTS_MAX: usize = 1024;
 /// How often what failed is tried again.
@@ -37,11 +39,16 @@ pub(crate) struct LoopReport {
     pub(crate) ratio: Option<f64>,
 }
 
-/// Runs the loop of `plan` against the server at `address`, or against one of its own.
+/// Runs the loop of `plan` against the server at `address`, or against one of its own. Ends at once
+/// when `stop` is set.
 ///
 /// # Errors
 /// If there is no server, or nothing gets through to it for as long as the plan has patience.
-pub(crate) fn run(plan: &Plan, address: Option<SocketAddr>) -> anyhow::Result<LoopReport> {
+pub(crate) fn run(
+    plan: &Plan,
+    address: Option<SocketAddr>,
+    stop: &AtomicBool,
+) -> anyhow::Result<LoopReport> {
     let own = match address {
         Some(_) => None,
         None => Some(Server::start(Kind::ConnectLoop, Path::new("."))?),
@@ -56,13 +63,13 @@ pub(crate) fn run(plan: &Plan, address: Option<SocketAddr>) -> anyhow::Result<Lo
         sources: plan.sources.iter().filter(fits).copied().collect(),
         ..plan.clone()
     };
-    let mut client = Client::new(&plan)?;
+    let mut client = Client::new(&plan, stop)?;
     let started = clock::boot();
     client.run(started)?;
     let elapsed = clock::boot().saturating_since(started);
     Ok(LoopReport {
         answered: client.answered,
-        rate_per_s: crate::report::rate_per_s(client.answered, elapsed),
+        rate_per_s: rate_per_s(client.answered, elapsed),
         elapsed_s: elapsed.as_secs_f64(),
         ports: client.connects.report(),
         ratio: None,
@@ -71,6 +78,7 @@ pub(crate) fn run(plan: &Plan, address: Option<SocketAddr>) -> anyhow::Result<Lo
 
 struct Client<'a> {
     plan: &'a Plan,
+    stop: &'a AtomicBool,
     poll: Poll,
     slots: Vec<Option<Connection>>,
     failed: Vec<usize>,
@@ -83,7 +91,7 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    fn new(plan: &'a Plan) -> anyhow::Result<Self> {
+    fn new(plan: &'a Plan, stop: &'a AtomicBool) -> anyhow::Result<Self> {
         Ok(Self {
             poll: Poll::new().context("no epoll instance")?,
             slots: plan.modes.iter().map(|_| None).collect(),
@@ -95,6 +103,7 @@ impl<'a> Client<'a> {
             connects: Connects::to(plan.master, clock::boot()),
             last_answer: clock::boot(),
             plan,
+            stop,
         })
     }
 
@@ -104,6 +113,9 @@ impl<'a> Client<'a> {
             self.next(slot, started, started);
         }
         while self.slots.iter().any(Option::is_some) || !self.failed.is_empty() {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             match self.poll.poll(&mut events, Some(RETRY)) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => {
                     return Err(error).context("epoll_wait failed");
@@ -156,8 +168,7 @@ impl<'a> Client<'a> {
     }
 
     fn try_begin(&mut self, slot: usize, now: Moment) -> io::Result<()> {
-        let sources = &self.plan.sources;
-        let source = (!sources.is_empty()).then(|| sources[slot % sources.len()]);
+        let source = self.plan.source_of(slot);
         let connection = Connection::open(self.plan.master, source, now)?;
         let connection = self.slots[slot].insert(connection);
         connection.send(&self.payload)?;

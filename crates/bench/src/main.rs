@@ -10,6 +10,7 @@ mod inbox;
 mod load;
 mod ports;
 mod process;
+mod ratio;
 mod report;
 mod template;
 

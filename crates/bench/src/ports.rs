@@ -10,6 +10,8 @@ use rollcall_os::diag::sockets::{self, Filter, States, TcpState};
 use rollcall_protocol::Moment;
 use serde::Serialize;
 
+use crate::ratio::{float, ratio};
+
 /// How long Linux keeps TIME_WAIT (TCP_TIMEWAIT_LEN, net/tcp.h).
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Between two notes of how many connections there have been.
@@ -96,7 +98,8 @@ impl Connects {
             .zip(after)
             .map(|(before, after)| after.saturating_sub(before));
         let earlier = self.notes.front().map_or(0, |(_, begun)| *begun);
-        let share = time_wait.and_then(|count| share(count, self.begun - earlier));
+        let recent = float(self.begun - earlier);
+        let share = time_wait.and_then(|count| ratio(float(count), recent));
         PortsReport {
             connects: self.begun,
             connects_failed: self.failed.clone(),
@@ -104,11 +107,6 @@ impl Connects {
             time_wait_share: share,
         }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn share(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// How many connections towards `server` are in TIME_WAIT here. Those of the server itself, where it is

@@ -31,6 +31,10 @@ The master is asked over HTTP: at 127.0.0.1:7413, unless --master or ROLLCALL_MA
 names another. Exit codes: 0 done, 1 failed or not found, 2 wrong use, 69 the master
 cannot be reached.";
 
+/// Where help lists what all commands have in common: after the command's own options, and before
+/// `--help`, which clap puts at 999.
+const AFTER_OWN: usize = 900;
+
 /// The operator's command of Rollcall, which keeps the roll of a fleet: who is there, and how they are.
 #[derive(Debug, Parser)]
 #[command(name = "rollcall", version, after_help = EXAMPLES)]
@@ -39,6 +43,7 @@ pub(crate) struct Cli {
     #[arg(
         long,
         global = true,
+        display_order = AFTER_OWN,
         value_name = "URL",
         env = "ROLLCALL_MASTER",
         default_value = "http://127.0.0.1:7413"
@@ -46,7 +51,14 @@ pub(crate) struct Cli {
     pub(crate) master: MasterUrl,
 
     /// When to colour
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
+    #[arg(
+        long,
+        global = true,
+        display_order = AFTER_OWN,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t = ColorChoice::Auto
+    )]
     pub(crate) color: ColorChoice,
 
     #[command(subcommand)]
@@ -79,7 +91,7 @@ pub(crate) enum Command {
     Lab(LabArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
-    /// Write the man pages of all programs, for packages.
+    /// Write the man pages of all programs, for packages
     #[command(hide = true)]
     Man(ManArgs),
     /// What `up` and `drill` start, to become one of their daemons.
@@ -115,6 +127,22 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("missing"), "{error}");
+    }
+
+    #[test]
+    fn help_lists_a_command_s_own_options_before_those_of_all() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help = Cli::try_parse_from(["rollcall", name, "--help"]).unwrap_err();
+            let help = help.to_string();
+            let (_, options) = help.split_once("\nOptions:\n").unwrap();
+            let of_all = options.find("--master <URL>").unwrap();
+            let last_own = command.get_opts().filter_map(|option| {
+                let name = format!("\n      --{}", option.get_long()?);
+                options.find(&name)
+            });
+            assert!(last_own.max() < Some(of_all), "{help}");
+        }
     }
 
     #[test]

@@ -26,26 +26,12 @@ use rollcall_protocol::datagram::{NoAnswer, Numbers, Resend, open_answer};
 use rollcall_protocol::limits::{DATAGRAM_BYTES_MAX, FRAME_HEADER_BYTES, PER_MESSAGE_FRAMES_MAX};
 use rollcall_protocol::wire::{Hello, Mode, Pending, ToMaster, to_master, to_slave};
 use rustix::io::Errno;
-use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::drive::Loss;
 use super::slave::Slave;
 use super::tally::ErrorKind;
 use super::{Load, Plan};
-
-/// What is counted of datagrams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct DatagramTally {
-    /// Questions asked, each once.
-    pub(crate) questions: u64,
-    /// Datagrams that were a question once more.
-    pub(crate) sent_again: u64,
-    /// Questions without an answer for as long as `--timeout`.
-    pub(crate) given_up: u64,
-    /// Answers to a question that had been answered before, or given up.
-    pub(crate) answers_repeated: u64,
-}
 
 /// The part of the load that asks questions.
 #[derive(Debug, Default)]

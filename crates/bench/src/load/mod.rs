@@ -29,13 +29,12 @@ use rollcall_protocol::limits::FRAME_BYTES_MAX;
 use rollcall_protocol::wire::Mode;
 
 pub(crate) use connection::{Connection, Input};
-pub(crate) use datagram::DatagramTally;
 use datagram::Datagrams;
 use drive::SWEEP;
 pub(crate) use pace::Bound;
 use pace::Pace;
 pub(crate) use slave::{Fleet, Slave};
-pub(crate) use tally::{ErrorKind, Percentiles, Tally};
+pub(crate) use tally::{DatagramTally, ErrorKind, Percentiles, Tally};
 
 use crate::template::Templates;
 
@@ -77,7 +76,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The address that a slave binds, if any.
-    fn source_of(&self, index: usize) -> Option<IpAddr> {
+    pub(crate) fn source_of(&self, index: usize) -> Option<IpAddr> {
         let turn = index.checked_rem(self.sources.len())?;
         self.sources.get(turn).copied()
     }
@@ -276,9 +275,11 @@ impl<'a> Load<'a> {
             if self.plan.bound == Bound::Replay && !self.tally.is_replaying() {
                 self.pace.iter_mut().for_each(Pace::end);
             }
-            if made_until.is_none() && observer.is_stopped() {
+            if observer.is_stopped() {
+                // The reports of an idle run have long been made by then, and it is only held.
                 self.pace.iter_mut().for_each(Pace::end);
-                (made_until, held_until) = (Some(now), now);
+                made_until.get_or_insert(now);
+                held_until = held_until.min(now);
             }
             let over = self.pace.as_ref().is_none_or(|pace| pace.is_over(now));
             if over && made_until.is_none() {

@@ -9,8 +9,6 @@ use rollcall_protocol::wire::ErrorCode;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::datagram::DatagramTally;
-
 /// Longest time that the histograms hold in microseconds; longer ones count as this.
 const MICROS_MAX: u64 = 3_600_000_000;
 /// Significant figures of the histograms: a percentile is off by at most one in a thousand.
@@ -84,6 +82,19 @@ impl From<&io::Error> for ErrorKind {
             _ => Self::Other,
         }
     }
+}
+
+/// What is counted of datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct DatagramTally {
+    /// Questions asked, each once.
+    pub(crate) questions: u64,
+    /// Datagrams that were a question once more.
+    pub(crate) sent_again: u64,
+    /// Questions without an answer for as long as `--timeout`.
+    pub(crate) given_up: u64,
+    /// Answers to a question that had been answered before, or given up.
+    pub(crate) answers_repeated: u64,
 }
 
 /// The counters of one run.

@@ -1,5 +1,7 @@
 //! The result of a run, from counters and samples.
 
+use std::time::Duration;
+
 use super::*;
 use crate::load::Tally;
 

@@ -1,5 +1,8 @@
 //! What is told of the local ports, and the bare loop of connections.
 
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
 use super::*;
 
 fn share(run: &Run) -> f64 {
@@ -63,4 +66,26 @@ fn the_bare_loop_is_compared_with() {
     assert_eq!(bare["time_wait"], 0, "the server closes first: {bare}");
     let ratio = run.json["rate_per_s"].as_f64().unwrap() / bare["rate_per_s"].as_f64().unwrap();
     assert!((bare["ratio"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-6);
+}
+
+/// The run against the master is over by then, and its result is what the signal asks for.
+#[test]
+fn a_signal_in_the_bare_loop_leaves_the_comparison_out() {
+    let server = Server::start(Fault::None);
+    // Says nothing: the loop waits for its first answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let child = Command::new(PROGRAM)
+        .args(["--master", &server.address(), "--json"])
+        .args(["--slaves", "2", "--mode", "per-message", "--count", "10"])
+        .args(["--connect-loop-server", &address, "--patience", "1h"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _open = silent.accept().unwrap();
+    let run = interrupted(child);
+    run.assert_good();
+    assert_eq!(run.number("/acked"), 10);
+    assert_eq!(run.json.get("connect_loop"), None, "{}", run.json);
 }

@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-
 use std::os::fd::OwnedFd;
 
 use rustix::net::{

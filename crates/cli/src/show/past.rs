@@ -2,6 +2,7 @@
 
 use rollcall_protocol::api::{CheckRow, EventKind, EventRow, Health, ReportRow, SlaveHistory};
 
+use super::ShowArgs;
 use crate::client::{Client, ClientError};
 use crate::events;
 use crate::terminal::escape::escape;
@@ -9,8 +10,6 @@ use crate::terminal::output::{Look, Output};
 use crate::terminal::style::Tone;
 use crate::terminal::table::{self, Column, Field};
 use crate::terminal::{json, metric, time, words};
-
-use super::ShowArgs;
 
 const REPORTS: [Column; 3] = [
     Column::text("TIME", 0),

@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::fake::{self, FakeMaster, ok, slave, slaves, stream, text};
 use rollcall_os::clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::fake::{self, FakeMaster, ok, slave, slaves, stream, text};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A daemon that says in `ends` that it was asked to end.

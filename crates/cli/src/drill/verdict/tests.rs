@@ -3,6 +3,7 @@ use rollcall_protocol::wire::Hello;
 
 use super::*;
 use crate::drill::testing::{mark, report};
+use crate::terminal::output::Look;
 use crate::testing;
 
 const A: SlaveId = [0xab; 16];

@@ -1,4 +1,6 @@
-//! What a drill has found out, for people and as JSON.
+//! What a drill has found out. JSON has it as it stands here; `words` has it for people.
+
+mod words;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,15 +8,10 @@ use std::time::Duration;
 use rollcall_protocol::api::SlaveRow;
 use serde::Serialize;
 
+pub(super) use self::words::grouped;
 use super::stored::{self, History, Stored};
 use super::witness::{Blow, Seen, SlaveId, Witness};
-use crate::terminal::escape::escape;
-use crate::terminal::output::Look;
-use crate::terminal::style::Tone;
-use crate::terminal::time;
 
-/// Faults that are shown to people at most.
-const LINES_MAX: usize = 10;
 /// Cases of one kind that are named at most.
 const EXAMPLES_MAX: usize = 3;
 
@@ -227,151 +224,6 @@ impl Verdict {
         let all = self.sent > 0 && self.acked == self.sent && self.stored == self.sent;
         self.settled && all && self.faults.is_empty() && none.iter().all(|count| *count == 0)
     }
-
-    /// For people.
-    pub(super) fn lines(&self, look: Look) -> Vec<String> {
-        let count = |count: u64, name: &str, about: &str, wanted: Option<u64>| {
-            let tone = match wanted {
-                Some(wanted) if wanted == count => Tone::Good,
-                Some(_) => Tone::Bad,
-                None => Tone::Plain,
-            };
-            let figure = look.paint(format!("{:>9}", grouped(count)), tone);
-            format!("  {name:<14}{figure}   {about}")
-        };
-        let mut lines = vec![
-            count(
-                self.sent,
-                "sent",
-                "reports seen in a slave's spool or on the wire, each once",
-                None,
-            ),
-            count(
-                self.acked,
-                "acked",
-                "of them, by acks seen on the wire",
-                Some(self.sent),
-            ),
-            count(
-                self.stored,
-                "stored",
-                "of them, in the master's database",
-                Some(self.sent),
-            ),
-            count(self.lost, "lost", "sent, and not stored", Some(0)),
-            count(self.doubled, "doubled", "applied more than once", Some(0)),
-            count(
-                self.reordered,
-                "reordered",
-                "applied after a later one of the same slave",
-                Some(0),
-            ),
-            count(
-                self.altered,
-                "altered",
-                "stored with another content than sent",
-                Some(0),
-            ),
-            count(
-                self.acked_unstored,
-                "acked early",
-                "acked, and not on disk when the master was down",
-                Some(0),
-            ),
-            count(
-                self.unspooled,
-                "unspooled",
-                "neither acked nor in the spool when the slave was down",
-                Some(0),
-            ),
-            count(
-                self.baseless_acks,
-                "baseless acks",
-                "of what was never sent",
-                Some(0),
-            ),
-            count(
-                self.rows_wrong,
-                "wrong rows",
-                "slaves whose row on the roll counts something else",
-                Some(0),
-            ),
-            count(
-                self.changes.made,
-                "changes",
-                "of a check's state in the stored reports",
-                None,
-            ),
-            count(
-                self.changes.missing,
-                "  untold",
-                "not in the history",
-                Some(0),
-            ),
-            count(
-                self.changes.doubled,
-                "  told twice",
-                "in the history",
-                Some(0),
-            ),
-            count(
-                self.false_alarms.late + self.false_alarms.missing,
-                "false alarms",
-                "slaves called late or missing",
-                Some(0),
-            ),
-            count(
-                self.resent,
-                "resent",
-                "sent again, and rightly not applied again",
-                None,
-            ),
-        ];
-        lines.extend(self.restart_lines());
-        for fault in self.faults.iter().take(LINES_MAX) {
-            lines.push(look.paint(format!("  fault  {}", escape_lines(fault)), Tone::Bad));
-        }
-        lines.push(self.conclusion(look));
-        lines
-    }
-
-    fn restart_lines(&self) -> Vec<String> {
-        let restarts = |name: &str, restarts: Restarts| {
-            format!(
-                "  {name:<14}killed {} times (SIGKILL), restarted as planned {} times (SIGTERM)",
-                restarts.killed, restarts.planned
-            )
-        };
-        let blackout = |name: &str, blackouts: Blackouts| match (blackouts.p50, blackouts.max) {
-            (Some(p50), Some(max)) => format!(
-                "  {name:<14}p50 {p50} ms, max {max} ms of {}, from the master's end to each slave's next ack",
-                blackouts.count
-            ),
-            _ => format!("  {name:<14}none was measured"),
-        };
-        vec![
-            restarts("master", self.restarts.master),
-            restarts("slaves", self.restarts.slaves),
-            blackout("blackout", self.blackout_ms.killed),
-            blackout("  planned", self.blackout_ms.planned),
-        ]
-    }
-
-    fn conclusion(&self, look: Look) -> String {
-        let took = time::length(self.load_ms);
-        if self.passed {
-            let text = format!("PASSED: nothing was lost, doubled or reordered in {took}");
-            return look.paint(text, Tone::Good);
-        }
-        let why = if self.sent == 0 {
-            "no report was seen"
-        } else if !self.settled {
-            "not every report was delivered in the end"
-        } else {
-            "not everything is as promised"
-        };
-        look.paint(format!("FAILED: {why} (seed {})", self.seed), Tone::Bad)
-    }
 }
 
 /// The slaves whose row does not count what is stored of them. What readers see is a moment old.
@@ -461,25 +313,6 @@ fn number(count: usize) -> u64 {
 
 pub(super) fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// With a comma after each three digits.
-pub(super) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// The end of a log may be in it: its lines stay lines.
-fn escape_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(|line| escape(line).into_owned()).collect();
-    lines.join("\n         ")
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The result of a run: as JSON with stable keys, and as a table for people.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
@@ -11,6 +10,7 @@ use crate::connect_loop::LoopReport;
 use crate::load::{DatagramTally, ErrorKind, Outcome, Percentiles};
 use crate::ports::PortsReport;
 use crate::process::Usage;
+use crate::ratio::{float, rate_per_s, ratio};
 
 /// With fewer connections the memory of each can't be told from what the first one cost.
 const CONNECTIONS_MIN: u32 = 100;
@@ -437,21 +437,6 @@ fn name_of(kind: ErrorKind) -> String {
         Ok(serde_json::Value::String(name)) => name,
         _ => format!("{kind:?}"),
     }
-}
-
-/// Reports per second.
-pub(crate) fn rate_per_s(reports: u64, elapsed: Duration) -> f64 {
-    ratio(float(reports), elapsed.as_secs_f64()).unwrap_or(0.0)
-}
-
-/// `None` where there is nothing to divide by.
-pub(crate) fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
-    (denominator > 0.0).then(|| numerator / denominator)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn float(count: u64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]
