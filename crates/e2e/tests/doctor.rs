@@ -243,7 +243,7 @@ fn anybody_can_ask_and_the_keys_stay() {
 #[test]
 fn a_watch_ends_by_itself_and_is_readable_in_a_pipe() {
     let mut command = Command::new(binaries::path(binaries::CLI));
-    command.args(["doctor", "--watch", "--every", "100ms", "--for", "1s"]);
+    command.args(["doctor", "--watch", "--every", "500ms", "--for", "5s"]);
     let output = command.output().expect("the program can be started");
     let text = String::from_utf8(output.stdout).expect("text");
     let looks = text.matches("rollcall doctor  ").count();

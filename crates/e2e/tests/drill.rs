@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use rollcall_e2e::wait::PATIENCE;
@@ -131,11 +130,7 @@ fn with_harmful(folder: &Path, harms: &[(&str, &str)]) -> PathBuf {
         } else {
             real
         };
-        // Another process does it: a descriptor that is open for writing here would be inherited by
-        // what another test starts meanwhile, and the copy could not be run.
-        let mut install = Command::new("install");
-        let status = install.args(["-m", "755"]).args([source, copy]).status();
-        assert!(status.expect("install(1)").success());
+        binaries::install(&source, &copy);
     }
     folder.join(binaries::CLI)
 }
@@ -147,7 +142,7 @@ fn a_master_that_forgets_what_it_has_acked_is_found_out() {
     let harm = "for last; do :; done; rm -f \"${last%/*}\"/state/master.db*";
     let program = with_harmful(folder.path(), &[(binaries::MASTER, harm)]);
     let arguments = [
-        "--slaves", "3", "--for", "4s", "--kill", "master", "--seed", "5",
+        "--slaves", "3", "--for", "4s", "--every", "400ms", "--kill", "master", "--seed", "5",
     ];
     let (code, verdict) = drill(&program, folder.path(), &arguments);
     assert_eq!(code, Some(1), "{verdict:#}");

@@ -9,7 +9,6 @@ use std::time::Duration;
 use rollcall_e2e::peer::Identity;
 use rollcall_e2e::wait::{PATIENCE, watch_for};
 use rollcall_e2e::{Master, Peer, Slave, binaries, wait_until};
-use rollcall_os::clock;
 use rollcall_protocol::api::{EventKind, EventRow, Presence, SlaveRow};
 use rollcall_protocol::wire::{self, Health, to_master, to_slave};
 use rusqlite::{Connection, OpenFlags};
@@ -18,8 +17,6 @@ use rustix::process::Signal;
 /// Short against the time after which a slave is late, so that a busy machine makes nobody late.
 const INTERVAL: &str = "200ms";
 const LATE_AFTER: f64 = 50.0;
-/// How long a restarted slave may take to be back with its first report, whatever its interval.
-const SOON: Duration = Duration::from_secs(3);
 
 fn master(folder: &Path) -> Master {
     let mut master = Master::new(folder, "master");
@@ -204,13 +201,12 @@ fn assert_restarts_are_unnoticed(mode: &str) {
     for _ in 0..RESTARTS {
         slave.start();
         let own = stream(&mut slave);
-        let ready = clock::boot();
-        at_least(&master, &own, 1);
-        let took = clock::boot().saturating_since(ready);
-        assert!(took < SOON, "back after {took:?}");
         let acked = at_least(&master, &own, 2).sequence;
         slave.kill_and_wait();
-        assert!(slave.log().events("session_refused").is_empty());
+        // It is let in at its first try.
+        for event in ["session_lost", "session_refused", "master_unreachable"] {
+            assert_eq!(slave.log().events(event), [], "{event}");
+        }
         // What it had written when it died, acked or not, is all that there is of this stream.
         spooled += spooled_up_to(folder, &own).max(acked);
     }

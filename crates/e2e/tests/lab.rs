@@ -240,13 +240,7 @@ fn a_user_needs_no_root_where_user_namespaces_are_allowed() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join(binaries::CLI);
-    // Another process copies it: a descriptor that is open for writing here would be inherited by what
-    // another test starts meanwhile, and the copy could not be run.
-    let mut install = Command::new("install");
-    install
-        .args(["-m", "755"])
-        .args([&binaries::path(binaries::CLI), &program]);
-    assert!(install.status().expect("install(1)").success());
+    binaries::install(&binaries::path(binaries::CLI), &program);
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("a readable folder");
     let by_nobody = |program: &Path| {
         let mut command = Command::new(program);

@@ -12,7 +12,6 @@ use rollcall_e2e::relay::Relay;
 use rollcall_e2e::site::{FAR, INTERFACE, NAME, NEAR};
 use rollcall_e2e::wait::{PATIENCE, poll_until, watch_for};
 use rollcall_e2e::{Daemon, LogLine, Master, Site, Slave, wait_until};
-use rollcall_os::clock;
 use rollcall_os::diag::sockets::{self, Filter, States, TcpState};
 use rollcall_protocol::api::{Mode, SlaveRow};
 use socket2::SockRef;
@@ -155,15 +154,14 @@ fn a_dead_first_address_costs_a_moment() {
     let both = format!("fd00:77::99 two.example\n{FAR} two.example\n");
     fs::write(&hosts, both).expect("a file");
     let mut slave = site.slave(&["two.example:7412"]);
-    slave.config.set("connection.connect_timeout", "10s");
+    slave.config.set("connection.connect_timeout", "1m");
+    // The kernel asks for the dead neighbour once a second, and finds it dead after a minute: nobody
+    // waits here for so long.
+    site.near
+        .set(&format!("net.ipv6.neigh.{INTERFACE}.mcast_solicit"), "60");
     let mut slave = start_with_hosts(&site, &slave, &hosts);
-    slave.wait_for_event("slave_ready");
-    let begun = clock::boot();
     let opened = slave.wait_for_event("session_opened");
-    let took = clock::boot().saturating_since(begun);
     assert_eq!(opened.text("peer"), format!("{FAR}:{PORT}"));
-    // It takes the kernel 3 s to find that the neighbour is dead.
-    assert!(took < Duration::from_secs(2), "{took:?}");
     let neighbours = site.near.run(|| {
         let mut ip = Command::new("ip");
         ip.args(["-6", "neighbour", "show", "dev", INTERFACE])
@@ -202,17 +200,14 @@ fn a_name_is_looked_up_for_each_connection() {
     nothing_is_missing(&site, &master, 5);
 }
 
-/// Lets the master's answers go nowhere, and waits for the slave to notice. Returns how long that
-/// took.
-fn cut(site: &Site, slave: &mut Slave) -> Duration {
+/// Lets the master's answers go nowhere, and waits for the slave to notice: sooner than it would by any
+/// of the defaults.
+fn cut(site: &Site, slave: &mut Slave) {
     site.far.ip(&format!("route add blackhole {NEAR}/32"));
-    let begun = clock::boot();
     let lost = slave.wait_for_event("session_lost");
-    let took = clock::boot().saturating_since(begun);
     assert!(lost.text("error").contains("timed out"), "{lost:?}");
     site.far.ip(&format!("route del blackhole {NEAR}/32"));
     slave.wait_for_events("session_opened", 2);
-    took
 }
 
 #[test]
@@ -230,9 +225,7 @@ fn a_half_open_connection_is_found_while_idle() {
         .set("connection.user_timeout", "3s");
     site.start_slave(&mut slave);
     site.wait_for_row(&master, "idle", |row| row.sequence == 1);
-    let took = cut(&site, &mut slave);
-    // The user timeout, rounded up to the next question, and a second for a busy machine.
-    assert!(took <= Duration::from_secs(5), "{took:?}");
+    cut(&site, &mut slave);
 }
 
 #[test]
@@ -248,8 +241,7 @@ fn a_half_open_connection_is_found_with_data_in_flight() {
         .set("connection.user_timeout", "2s");
     site.start_slave(&mut slave);
     site.wait_for_row(&master, "reporting", |row| row.sequence > 3);
-    let took = cut(&site, &mut slave);
-    assert!(took <= Duration::from_secs(4), "{took:?}");
+    cut(&site, &mut slave);
     nothing_is_missing(&site, &master, 10);
 }
 
@@ -265,8 +257,8 @@ fn a_master_that_hangs_is_left_for_the_next() {
     let mut slave = site.slave(&MASTERS);
     slave
         .config
-        .set("connection.ack_timeout", "1s")
-        .set("connection.welcome_timeout", "1s");
+        .set("connection.ack_timeout", "4s")
+        .set("connection.welcome_timeout", "4s");
     site.start_slave(&mut slave);
     site.wait_for_row(&first, "reporting", |row| row.sequence > 3);
     first.signal(rustix::process::Signal::STOP);
@@ -328,8 +320,8 @@ fn the_budget_of_ports_is_kept_and_what_is_more_goes_over_one_connection() {
     // The interval is short, and a message to such a peer takes up to 0.25 s.
     master
         .config
-        .set("presence.late_after", 100.0)
-        .set("presence.missing_after", 200.0);
+        .set("presence.late_after", 500.0)
+        .set("presence.missing_after", 1000.0);
     site.start_master(&mut master);
     site.near.set("net.ipv4.ip_local_port_range", "40000 40099");
     let start = || Relay::start(address(FAR, 7413), address("127.0.0.1", PORT));
@@ -435,8 +427,11 @@ fn an_abort_takes_no_port_whoever_keeps_the_close_back() {
         .set("connection.mode", "per-message")
         .set("connection.close", "abort");
     site.start_slave(&mut slave);
+    // A slow machine sends more than one report over each.
+    wait_until(2 * PATIENCE, "many connections", || {
+        (relay.connections() > 50).then_some(())
+    });
     let row = site.wait_for_row(&master, "reporting", |row| row.sequence > 100);
-    assert!(relay.connections() > 50);
     assert_eq!((row.gaps, row.applied), (0, row.sequence), "{row:#?}");
     let left = sockets(
         &site,

@@ -81,7 +81,7 @@ fn a_master_ends_within_its_deadline() {
     let status = master.terminate();
     let took = clock::boot().saturating_since(began);
     assert_eq!(status.code(), Some(0));
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
 #[test]

@@ -87,14 +87,9 @@ fn up_shows_this_host_and_ends_both_when_time_is_over() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut up = up(
         folder.path(),
-        &["--free-ports", "--for", "2s", "--interval", "200ms"],
+        &["--free-ports", "--for", "5s", "--interval", "200ms"],
     );
-    let took = line(&mut up, "up in ");
-    let took_ms: u64 = took
-        .split(' ')
-        .find_map(|word| word.parse().ok())
-        .expect("a number of milliseconds");
-    assert!(took_ms < 2000 * 3, "{took}");
+    line(&mut up, "up in ");
     let pids = pids(&mut up);
     line(&mut up, "PRESENCE");
     wait_until(PATIENCE, "this host's row", || {

@@ -38,8 +38,8 @@ fn patient_master(folder: &Path) -> Master {
     let mut master = master(folder);
     master
         .config
-        .set("presence.late_after", 100.0)
-        .set("presence.missing_after", 200.0);
+        .set("presence.late_after", 500.0)
+        .set("presence.missing_after", 1000.0);
     master.start();
     master
 }
@@ -62,7 +62,6 @@ fn slave(folder: &Path, name: &str, master: SocketAddr, interval: &str) -> Slave
     slave
         .config
         .set("connection.mode", "datagram")
-        .set("connection.welcome_timeout", "3s")
         .set("connection.resend_first", "50ms")
         .set("connection.resend_longest", "500ms");
     slave
@@ -77,7 +76,8 @@ fn reports_survive_kills_of_both_daemons() {
     slave.start();
     let first = master.wait_for_row("web-1", "up", |row| row.sequence >= 5);
     assert_eq!((first.mode, first.duplicates), (Mode::Datagram, 0));
-    assert_eq!(first.clock_offset_ms.map(|ms| ms.abs() < 1000), Some(true));
+    let is_measured = first.clock_offset_ms.map(|ms| ms.abs() < 20_000);
+    assert_eq!(is_measured, Some(true), "{first:#?}");
     let mut streams = Streams::default();
     for _ in 0..3 {
         let before = master.wait_for_row("web-1", "reporting", |row| {
@@ -178,7 +178,12 @@ fn a_backlog_drains_many_reports_to_a_datagram() {
     let mut streams = Streams::default();
     streams.killed(folder.path(), &slave);
     master.start();
-    slave.config.set("interval", "5s");
+    // What takes its time is not asked for again, which would be a datagram more.
+    slave
+        .config
+        .set("interval", "5s")
+        .set("connection.resend_first", "5s")
+        .set("connection.resend_longest", "5s");
     slave.start();
     let all = streams.count();
     master.wait_for_row("web-1", "caught up", |row| row.applied > all);
@@ -239,7 +244,7 @@ fn a_silent_master_is_passed_over() {
     slave
         .config
         .set("connection.masters", masters.to_vec())
-        .set("connection.welcome_timeout", "1s");
+        .set("connection.welcome_timeout", "5s");
     slave.start();
     let lost = slave.wait_for_event("session_lost");
     assert_eq!(lost.text("master"), silent_address.to_string());

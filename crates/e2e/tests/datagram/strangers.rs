@@ -288,8 +288,8 @@ fn an_address_that_floods_is_dropped_unread_and_others_notice_nothing() {
     let seen = master.wait_for_row("web-1", "up", |_| true).sequence;
     let row = master.wait_for_row("web-1", "reporting", |row| row.sequence >= seen + 5);
     assert_eq!((row.duplicates, row.gaps), (0, 0), "{row:#?}");
-    let took = rollcall_os::clock::boot().saturating_since(began);
     let slaves = master.api().slaves().expect("a roll").len();
+    let took = rollcall_os::clock::boot().saturating_since(began);
     let most = 20.0 + 10.0 * took.as_secs_f64();
     assert!(
         f64::from(u32::try_from(slaves).expect("few")) <= most + 1.0,

@@ -14,11 +14,14 @@ use serde_json::Value;
 /// systemd has many things to do, and this machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const SLAVE_CONFIG: &[u8] = b"name = \"web-1\"\ninterval = \"500ms\"\n";
+/// A busy machine may take some seconds between two reports.
+const MASTER_CONFIG: &[u8] = b"[presence]\nlate_after = 8.0\nmissing_after = 10.0\n";
 pub(crate) const MASTER: &str = "rollcall-master.service";
 pub(crate) const SLAVE: &str = "rollcall-slave.service";
 
 pub(crate) fn boot(name: &str) -> Option<Machine> {
     let machine = Machine::boot_or_skip_loudly(name)?;
+    machine.write("/etc/rollcall/master.toml", MASTER_CONFIG);
     machine.write("/etc/rollcall/slave.toml", SLAVE_CONFIG);
     machine.install();
     Some(machine)
