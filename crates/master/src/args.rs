@@ -12,18 +12,20 @@ use rollcall_os::log::{Level, LogFormat};
     name = "rollcall-master",
     version,
     after_help = "Examples:
-  rollcall-master                                       run on /etc/rollcall/master.toml, or the defaults
-  rollcall-master --config my.toml --check              validate a file and print what it comes to
-  rollcall-master --config my.toml --verify-store       check the store, read only
-  rollcall-master --config my.toml --keeper             connections outlive the master, without systemd
-  rollcall ls                                           read the roll of a running master
+  rollcall-master                                  run on /etc/rollcall/master.toml, or the defaults
+  rollcall-master --config my.toml --check         validate a file and print what it comes to
+  rollcall-master --config my.toml --verify-store  check the store, read only
+  rollcall-master --config my.toml --keeper        connections outlive the master, without systemd
+  rollcall ls                                      read the roll of a running master
 
 Signals:
-  SIGTERM, SIGINT  say goodbye to the slaves, store what has arrived, exit 0
-  SIGHUP           read the configuration again, dropping nobody
-  SIGUSR1          log level debug, and back
-  SIGUSR2          have the program's file, if it passes --selfcheck, take this process over with all
-                   connections; if it does not, go on, and say why in the log
+  SIGTERM  store what has arrived, exit 0; leave the connections to the next process where systemd
+           or --keeper holds them, else as SIGINT
+  SIGINT   say goodbye to the slaves, store what has arrived, exit 0
+  SIGHUP   read the configuration again, dropping nobody
+  SIGUSR1  log level debug, and back
+  SIGUSR2  have the program's file, if it passes --selfcheck, take this process over with all
+           connections; if it does not, go on, and say why in the log
 
 Exit codes: 0 ended as asked; 2 command line; 69 address or port not to be had; 70 a bug ended a
 core task; 74 the store can't be used; 78 configuration."

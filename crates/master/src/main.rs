@@ -7,6 +7,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod admission;
 mod adoption;
 mod app;
 mod args;

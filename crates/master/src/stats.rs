@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rollcall_protocol::Moment;
 
+use crate::admission::Figures;
 use crate::datagram::DatagramFigures;
-use crate::listener::Figures;
 
 /// Up to how many microseconds the commits of each bucket took.
 pub(crate) const COMMIT_BOUNDS_US: [u64; 12] = [

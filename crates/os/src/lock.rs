@@ -18,7 +18,15 @@ const DYING_HOLDER_WAIT: Timespec = Timespec {
 /// ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Of all copies at once: a child between fork(2) and execve(2) has one, and would hold on to it.
+    fn drop(&mut self) {
+        // If it fails, closing the last copy does it.
+        let _ = self.file.unlock();
+    }
 }
 
 /// The lock can't be had.
@@ -70,7 +78,7 @@ impl Lock {
             }
         }
         note_pid(&mut file).map_err(failed("write"))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -154,6 +162,17 @@ mod tests {
         assert!(error.ends_with(&wanted), "{error}");
         drop(first);
         Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_given_back_is_free_whoever_has_a_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = Lock::take(&path).unwrap();
+        let copy = lock.file.try_clone().unwrap();
+        drop(lock);
+        Lock::take(&path).unwrap();
+        drop(copy);
     }
 
     #[test]

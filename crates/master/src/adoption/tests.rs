@@ -18,6 +18,7 @@ use crate::connection::{Connection, Resumed, Transport};
 use crate::listener::Accepting;
 use crate::listener::tests::accepting;
 use crate::roll::{Slot, Stamp};
+use crate::testing::run;
 
 const STREAM: u64 = 7;
 
@@ -64,17 +65,6 @@ fn enroll(accepting: &Accepting) -> Slot {
     };
     roll.handle_disconnect(slot, id);
     slot
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let limit = Duration::from_secs(20);
-        tokio::time::timeout(limit, test).await.expect("in time");
-    });
 }
 
 #[test]

@@ -20,12 +20,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Admission;
 use crate::adoption;
 use crate::args::Args;
 use crate::config::Config;
 use crate::datagram::{self, Datagrams};
 use crate::keeper;
-use crate::listener::{self, Accepting, Admission, Listeners};
+use crate::listener::{self, Accepting, Listeners};
 use crate::liveness::Liveness;
 use crate::roll;
 use crate::store::{self, Inspect, Opened, Store};
@@ -135,7 +136,7 @@ async fn serve(
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         shut: CancellationToken::new(),
-        admission: Admission::new(&rules),
+        admission: Admission::new(rules.limits),
     };
     for name in inherited.strange {
         tracing::warn!(

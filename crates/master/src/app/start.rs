@@ -159,7 +159,7 @@ pub(super) fn within(files: u64, mut rules: Rules) -> Rules {
     let room = usize::try_from(files.saturating_sub(reserved))
         .unwrap_or(usize::MAX)
         .max(16);
-    let configured = rules.connections_max;
+    let configured = rules.limits.connections_max;
     if configured > room {
         tracing::warn!(
             event = "connections_limited",
@@ -168,7 +168,7 @@ pub(super) fn within(files: u64, mut rules: Rules) -> Rules {
             "[limits] connections_max does not fit into the limit of open files: raise LimitNOFILE"
         );
     }
-    rules.connections_max = match configured {
+    rules.limits.connections_max = match configured {
         0 => room,
         configured => configured.min(room),
     };

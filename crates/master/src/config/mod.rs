@@ -16,6 +16,7 @@ use rollcall_os::units::{Bytes, Duration};
 use rollcall_protocol::limits::{FRAME_PAYLOAD_BYTES_MAX, WINDOW_MAX};
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Limits;
 use crate::datagram::DatagramRules;
 use crate::listener::{Rules, Sockets};
 use crate::reactor::SessionRules;
@@ -231,8 +232,10 @@ fn resolved(raw: Raw) -> Config {
     Config {
         listen: Rules {
             listeners: raw.listen.listeners(),
-            connections_max: raw.limits.connections_max,
-            connections_per_address_max: raw.limits.connections_per_address_max,
+            limits: Limits {
+                connections_max: raw.limits.connections_max,
+                connections_per_address_max: raw.limits.connections_per_address_max,
+            },
         },
         sockets: Sockets {
             options: raw.listen.options(),

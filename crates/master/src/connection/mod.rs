@@ -23,7 +23,7 @@ use rollcall_protocol::wire::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::listener::Admission;
+use crate::admission::Admission;
 use crate::reactor::{Reactor, SHARE_FRAMES};
 use crate::roll::{Greeting, SessionId, Slot, Stamp, Taken};
 use end::End;

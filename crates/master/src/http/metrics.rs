@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::Service;
 use super::problem::Problem;
-use crate::listener::Reason;
+use crate::admission::Reason;
 use crate::stats::{COMMIT_BOUNDS_US, Counter, Stats};
 use crate::view::{RollSnapshot, SlaveView};
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use rollcall_os::clock;
 use rollcall_os::exit::{Exit, ExitError, ExitWith};
 use rollcall_os::limits;
-use rollcall_os::lock::Lock;
+use rollcall_os::lock::{Lock, LockError};
 use rollcall_os::log::LogHandle;
 use rollcall_os::parking;
 use rollcall_os::systemd::manager::{Held, NotifySocket};
@@ -37,8 +37,9 @@ const SOCKET: &str = "keeper.sock";
 const PATH_BYTES_MAX: usize = 107;
 /// Descriptors that the store takes besides shards: listeners.
 const DESCRIPTORS_RESERVED: u64 = 32;
-/// Descriptors that the store takes at most: enough for 6 million connections.
-const DESCRIPTORS_MAX: u64 = 131_072;
+/// Descriptors that the store takes at most.
+const DESCRIPTORS_MAX: u64 =
+    (parking::SHARDS_MAX * parking::DESCRIPTORS_PER_SHARD) as u64 + DESCRIPTORS_RESERVED;
 /// Of the descriptors that this process may have, the part that the store takes at most: there is a
 /// second copy of each while a master is started.
 const DESCRIPTORS_PART: u64 = 4;
@@ -77,7 +78,7 @@ impl<'a> Keeper<'a> {
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("can't make {}", directory.display()))
             .exit_with(Exit::Store)?;
-        let lock = Lock::take(&directory.join(LOCK)).exit_with(Exit::Store)?;
+        let lock = lock(&directory).exit_with(Exit::Store)?;
         let socket = bind(directory.join(SOCKET)).exit_with(Exit::Store)?;
         Ok(Self {
             args,
@@ -261,7 +262,7 @@ impl<'a> Keeper<'a> {
         match started {
             Ok(pid) => {
                 self.child = Some(pid);
-                self.watch.handle_start();
+                self.watch.handle_start(clock::boot());
                 tracing::info!(
                     event = "keeper_master_started",
                     pid = pid.as_raw_pid(),
@@ -331,6 +332,16 @@ pub(super) fn end_of(status: ExitStatus, asked: bool) -> anyhow::Result<()> {
         .find(|exit| code == Some(i32::from(exit.code())));
     let error = anyhow!("the keeper's master has ended: {status}");
     Err(ExitError::new(exit.unwrap_or(Exit::Failure), error).into())
+}
+
+fn lock(directory: &Path) -> anyhow::Result<Lock> {
+    Lock::take(&directory.join(LOCK)).map_err(|error| match error {
+        LockError::Held { holder, .. } => anyhow!(
+            "another keeper ({holder}) uses the state directory {}: stop it, or give this one a [state] directory of its own",
+            directory.display()
+        ),
+        error @ LockError::File { .. } => error.into(),
+    })
 }
 
 fn bind(path: PathBuf) -> anyhow::Result<NotifySocket> {

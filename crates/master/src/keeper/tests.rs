@@ -9,7 +9,7 @@ use rollcall_protocol::Moment;
 use rustix::process::Signal;
 
 use super::service::{descriptors_max, end_of};
-use super::watch::{Action, Next, SILENCE_MAX, Watch};
+use super::watch::{Action, Next, SILENCE_MAX, START_MAX, Watch};
 
 fn at(ms: u64) -> Moment {
     Moment::new(Duration::from_millis(ms))
@@ -26,7 +26,7 @@ fn signal(number: i32) -> ExitStatus {
 fn started() -> Watch {
     let mut watch = Watch::new(at(0));
     assert_eq!(watch.poll(at(0)), Some(Action::Start));
-    watch.handle_start();
+    watch.handle_start(at(0));
     watch
 }
 
@@ -54,19 +54,19 @@ fn ends_in_a_row_are_followed_by_longer_pauses() {
         now = now + Duration::from_millis(pause);
         assert_eq!(watch.wake_at(), Some(now));
         assert_eq!(watch.poll(now), Some(Action::Start));
-        watch.handle_start();
+        watch.handle_start(now);
     }
     // Who can't be started at all is nobody who has ended.
     let none = watch.handle_end(now, None);
     assert_eq!(none, again(5000));
     // Who was ready for a while starts anew.
-    watch.handle_start();
+    watch.handle_start(now);
     say(&mut watch, now, "READY=1");
     now = now + Duration::from_secs(10);
     assert_eq!(watch.handle_end(now, Some(signal(9))), again(100));
-    watch.handle_start();
+    watch.handle_start(now);
     assert_eq!(watch.handle_end(now, Some(code(69))), again(100));
-    watch.handle_start();
+    watch.handle_start(now);
     assert_eq!(watch.handle_end(now, Some(code(69))), again(200));
 }
 
@@ -75,14 +75,14 @@ fn a_restart_on_request_is_no_failure() {
     for _ in 0..3 {
         let mut watch = ready(at(0));
         assert_eq!(watch.handle_end(at(1), Some(code(0))), again(100));
-        watch.handle_start();
+        watch.handle_start(at(0));
         say(&mut watch, at(2), "READY=1");
         assert_eq!(watch.handle_end(at(3), Some(code(0))), again(100));
     }
     // One that was never ready is.
     let mut watch = started();
     watch.handle_end(at(0), Some(code(0)));
-    watch.handle_start();
+    watch.handle_start(at(0));
     assert_eq!(watch.handle_end(at(0), Some(code(0))), again(200));
 }
 
@@ -98,9 +98,12 @@ fn what_a_person_must_change_ends_it() {
 #[test]
 fn silence_of_a_master_that_was_ready_ends_it() {
     let mut watch = started();
-    assert_eq!(watch.wake_at(), None, "a start takes as long as it takes");
-    say(&mut watch, at(0), "STATUS=reading");
-    assert_eq!(watch.wake_at(), None);
+    say(&mut watch, at(1), "STATUS=reading");
+    assert_eq!(
+        watch.wake_at(),
+        Some(at(0) + START_MAX),
+        "reading may take long"
+    );
     say(&mut watch, at(1000), "READY=1");
     say(&mut watch, at(5000), "WATCHDOG=1");
     let end = at(5000) + SILENCE_MAX;
@@ -120,10 +123,20 @@ fn silence_of_a_master_that_was_ready_ends_it() {
 fn while_it_becomes_another_version_it_may_be_silent() {
     let mut watch = ready(at(0));
     say(&mut watch, at(1), "RELOADING=1");
-    assert_eq!(watch.wake_at(), None);
+    assert_eq!(watch.wake_at(), Some(at(1) + START_MAX));
     assert!(!watch.handle_signal(Signal::USR1));
     assert_eq!(say(&mut watch, at(99), "READY=1"), [Signal::USR1]);
     assert_eq!(watch.wake_at(), Some(at(99) + SILENCE_MAX));
+}
+
+#[test]
+fn a_master_that_is_never_ready_is_killed() {
+    let mut watch = started();
+    let end = at(0) + START_MAX;
+    assert_eq!(watch.poll(end - Duration::from_millis(1)), None);
+    let kill = Action::Kill("it was not ready in time");
+    assert_eq!(watch.poll(end), Some(kill));
+    assert_eq!(watch.handle_end(end, Some(signal(9))), again(100));
 }
 
 #[test]
@@ -132,7 +145,7 @@ fn signals_wait_for_a_master_that_can_take_them() {
     for signal in [Signal::HUP, Signal::USR2, Signal::HUP] {
         assert!(!watch.handle_signal(signal));
     }
-    watch.handle_start();
+    watch.handle_start(at(0));
     let waiting = say(&mut watch, at(1), "READY=1");
     assert_eq!(waiting, [Signal::HUP, Signal::USR2]);
     assert!(watch.handle_signal(Signal::HUP));
@@ -176,6 +189,6 @@ fn its_end_is_that_of_its_last_master() {
 fn the_store_leaves_room_for_what_passes_it_on() {
     assert_eq!(descriptors_max(1024), 52);
     assert_eq!(descriptors_max(100), 25);
-    assert_eq!(descriptors_max(1 << 20), 21_000);
-    assert_eq!(descriptors_max(u64::MAX), 131_072);
+    assert_eq!(descriptors_max(1 << 18), 5272);
+    assert_eq!(descriptors_max(u64::MAX), 10_032);
 }

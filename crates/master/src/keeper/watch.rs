@@ -1,8 +1,8 @@
 //! When the master is started, left alone and killed: no I/O and no clock.
 //!
 //! ```text
-//!            ┌── due ──> runs ── READY=1 ──> is ready ── silent too long ──> killed ──┐
-//!          pauses                                                                     │
+//!            ┌── due ──> starts ─ READY=1 ─> is ready ── silent too long ──> killed ──┐
+//!          pauses      └─────────── not ready in time ─────────────────────> killed ──┤
 //!            └──────────────────────────── ended, and to be started again <───────────┘
 //!                       asked to end, or a person must change something: over
 //! ```
@@ -16,6 +16,9 @@ use rustix::process::Signal;
 
 /// A master that is ready and silent for longer is killed. It is told to speak four times as often.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// A master that is not ready after so long is killed: as TimeoutStartSec= of the unit, since a store that was
+/// not closed in order is read whole first, and one of an older version is migrated.
+pub(super) const START_MAX: Duration = Duration::from_secs(15 * 60);
 /// Between an end and the next start.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The same after many ends in a row, each soon after its start.
@@ -46,7 +49,7 @@ enum State {
     /// Nobody runs until then.
     Pauses { until: Moment },
     /// It has not said that it is ready yet, or reads its configuration again, or becomes another version.
-    Starts,
+    Starts { since: Moment },
     /// It was heard last at `heard`.
     IsReady { since: Moment, heard: Moment },
     /// It will be gone soon.
@@ -82,7 +85,7 @@ impl Watch {
             State::Killed { .. } => None,
             _ if self.over_by.is_some() => self.over_by,
             State::Pauses { until } => Some(until),
-            State::Starts => None,
+            State::Starts { since } => Some(since + START_MAX),
             State::IsReady { heard, .. } => Some(heard + SILENCE_MAX),
         }
     }
@@ -97,6 +100,7 @@ impl Watch {
             State::IsReady { since, .. } if self.over_by.is_none() => {
                 (Some(since), "it was silent for too long")
             }
+            State::Starts { .. } if self.over_by.is_none() => (None, "it was not ready in time"),
             _ => (None, "it did not end in time"),
         };
         self.state = State::Killed { since };
@@ -104,14 +108,14 @@ impl Watch {
     }
 
     /// It was started.
-    pub(super) fn handle_start(&mut self) {
-        self.state = State::Starts;
+    pub(super) fn handle_start(&mut self, now: Moment) {
+        self.state = State::Starts { since: now };
     }
 
     /// It said something. Returns the signals that it can take now.
     pub(super) fn handle_word(&mut self, now: Moment, says: impl Fn(&str) -> bool) -> Vec<Signal> {
         match &mut self.state {
-            State::Starts if says("READY=1") => {
+            State::Starts { .. } if says("READY=1") => {
                 self.state = State::IsReady {
                     since: now,
                     heard: now,
@@ -122,7 +126,9 @@ impl Watch {
                     None => std::mem::take(&mut self.waiting),
                 };
             }
-            State::IsReady { .. } if says("RELOADING=1") => self.state = State::Starts,
+            State::IsReady { .. } if says("RELOADING=1") => {
+                self.state = State::Starts { since: now };
+            }
             State::IsReady { heard, .. } => *heard = now,
             _ => {}
         }
@@ -131,8 +137,8 @@ impl Watch {
 
     /// The keeper itself did not run for a while: nobody's silence counts.
     pub(super) fn handle_lag(&mut self, now: Moment) {
-        if let State::IsReady { heard, .. } = &mut self.state {
-            *heard = now;
+        if let State::IsReady { heard: since, .. } | State::Starts { since } = &mut self.state {
+            *since = now;
         }
     }
 
@@ -169,7 +175,7 @@ impl Watch {
         let since = match self.state {
             State::IsReady { since, .. } => Some(since),
             State::Killed { since } => since,
-            State::Pauses { .. } | State::Starts => None,
+            State::Pauses { .. } | State::Starts { .. } => None,
         };
         let is_good = since.is_some_and(|since| {
             // Whoever was asked to end, for a restart, has not failed.

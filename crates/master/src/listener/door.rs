@@ -16,10 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::Accepting;
-use super::admission::Denied;
 use super::farewell::{Farewells, say_and_close};
-use super::figures::ListenerFigures;
 use super::reserve::Reserve;
+use crate::admission::{Denied, ListenerFigures};
 use crate::connection::Connection;
 
 /// After an accept that failed for want of descriptors or memory: the connection stays queued.

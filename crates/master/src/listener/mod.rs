@@ -9,12 +9,10 @@
 //! What a removed listener has accepted stays until its own end. [`Admission`] is common to all
 //! listeners, since the connections share one limit of open files.
 
-mod admission;
 mod bind;
 mod door;
 mod ephemeral;
 mod farewell;
-mod figures;
 mod inherited;
 mod overlap;
 mod reserve;
@@ -35,15 +33,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::{Admission, Limits};
 use crate::adoption::Side;
 use crate::reactor::Reactor;
-pub(crate) use admission::Admission;
 pub(crate) use bind::bind;
 use door::Door;
 pub(crate) use door::canonical;
 pub(crate) use ephemeral::warn_of_ephemeral_port;
 use farewell::Farewells;
-pub(crate) use figures::{Figures, Reason};
 pub(crate) use inherited::Inherited;
 pub(crate) use overlap::overlap;
 
@@ -61,10 +58,8 @@ pub(crate) struct Listener {
 pub(crate) struct Rules {
     /// All listeners; no two of the same address.
     pub(crate) listeners: Vec<Listener>,
-    /// Connections at a time, over all listeners.
-    pub(crate) connections_max: usize,
-    /// Connections at a time of one address; 0: as many as there may be in all.
-    pub(crate) connections_per_address_max: usize,
+    /// How many connections there may be at a time.
+    pub(crate) limits: Limits,
 }
 
 /// How sockets are opened. It holds for as long as the daemon runs.
@@ -143,7 +138,7 @@ impl Listeners {
             bound.push((listener, socket));
         }
         inherited.close(parking);
-        accepting.admission.set_limits(rules);
+        accepting.admission.set_limits(rules.limits);
         let mut listeners = Self {
             accepting,
             sockets,
@@ -182,7 +177,7 @@ impl Listeners {
     /// Makes what runs what is wanted. What is in both is left alone. `false` if an accept loop has
     /// ended that was not told to.
     async fn follow(&mut self, rules: &Rules) -> bool {
-        self.accepting.admission.set_limits(rules);
+        self.accepting.admission.set_limits(rules.limits);
         let wanted = |address: &SocketAddr| {
             let mut listeners = rules.listeners.iter();
             listeners.find(|listener| listener.address == *address)

@@ -38,7 +38,7 @@ pub(crate) fn accepting() -> Accepting {
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         shut: CancellationToken::new(),
-        admission: Admission::new(&wanted(&[])),
+        admission: Admission::new(wanted(&[]).limits),
     }
 }
 
@@ -51,8 +51,10 @@ fn wanted(addresses: &[SocketAddr]) -> Rules {
                 privileged: false,
             })
             .collect(),
-        connections_max: 100,
-        connections_per_address_max: 0,
+        limits: Limits {
+            connections_max: 100,
+            connections_per_address_max: 0,
+        },
     }
 }
 

@@ -85,6 +85,17 @@ pub(crate) enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// A start would set it aside.
+    #[error(
+        "{} is damaged, and a start would set it aside: `rollcall-master --verify-store` tells the damage; {source}",
+        path.display()
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        source: rusqlite::Error,
+    },
     /// There is nothing to verify.
     #[error("there is no store at {}: look at [state] directory, or give --config", path.display())]
     Missing {

@@ -9,7 +9,7 @@ use rusqlite::ErrorCode;
 use rusqlite::ffi;
 use rustix::io::Errno;
 
-use super::salvage::with_suffix;
+use super::files::with_suffix;
 
 /// Bytes of the probe: more than what a file system may have left of a block or an inode.
 const PROBE_BYTES: usize = 64 * 1024;

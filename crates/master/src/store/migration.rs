@@ -1,15 +1,14 @@
 //! From one layout to the next: a copy of the old database first, then one transaction.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rollcall_os::clock;
 use rusqlite::backup::Progress;
 use rusqlite::{Connection, Transaction, params};
 
 use super::checksum;
 use super::rows::{SlaveRow, State};
 use super::schema::{APPLICATION_ID, Database, SCHEMA_VERSION};
-use super::{StoreError, file_time};
+use super::{StoreError, files};
 
 const SCHEMA_1: &str = "
 CREATE TABLE state (
@@ -135,7 +134,8 @@ fn add_checksums(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 
 /// Copies the database, with what is still in its log, beside itself.
 fn back_up(database: &Database, version: i64) -> Result<PathBuf, StoreError> {
-    let path = free_name(&database.path, version);
+    let suffix = |now: &str| format!(".v{version}-{now}.backup");
+    let path = files::free_name(|now| files::with_suffix(&database.path, &suffix(now)));
     let copied = database
         .connection
         .backup("main", &path, None::<fn(Progress)>);
@@ -151,18 +151,5 @@ fn back_up(database: &Database, version: i64) -> Result<PathBuf, StoreError> {
                 source,
             })
         }
-    }
-}
-
-fn free_name(database: &Path, version: i64) -> PathBuf {
-    let mut at_ms = clock::wall_ms();
-    loop {
-        let mut name = database.as_os_str().to_owned();
-        name.push(format!(".v{version}-{}.backup", file_time(at_ms)));
-        let path = PathBuf::from(name);
-        if !path.exists() {
-            return path;
-        }
-        at_ms = at_ms.saturating_add(1);
     }
 }

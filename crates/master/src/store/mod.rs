@@ -16,6 +16,8 @@ mod checksum;
 mod error;
 pub(crate) mod events;
 mod fault;
+mod files;
+mod load;
 mod lock;
 mod migration;
 mod rows;
@@ -178,14 +180,6 @@ impl StoreHandle {
     }
 }
 
-/// A moment as names of files have it: "20261122T051200.123Z".
-fn file_time(at_ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(at_ms).map_or_else(
-        |_beyond_the_calendar| format!("{at_ms}Z"),
-        |at| at.strftime("%Y%m%dT%H%M%S%.3fZ").to_string(),
-    )
-}
-
 /// The master's store.
 #[derive(Debug)]
 pub(crate) struct Store;
@@ -199,7 +193,7 @@ impl Store {
     /// A reader has met an error: if it is damage, the next start checks the whole file.
     pub(crate) fn suspect(database: &Path, error: &rusqlite::Error) {
         if fault::is_damage(error) {
-            salvage::mark_suspect(database);
+            files::mark_suspect(database);
         }
     }
 

@@ -64,6 +64,7 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     let connection =
         Connection::open_with_flags_and_vfs(path, flags, vfs).map_err(fault("open"))?;
     keep_log_at_close(&connection, true).map_err(fault("set up"))?;
+    plan_once(&connection).map_err(fault("set up"))?;
     let mut database = Database {
         connection,
         path: path.to_owned(),
@@ -98,9 +99,16 @@ pub(super) fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let vfs = filesystem::sqlite_vfs(path);
     let connection = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
+    plan_once(&connection)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)
+}
+
+/// One plan a statement. Without this SQLite plans anew for each new value that is bound to a LIMIT.
+fn plan_once(connection: &Connection) -> rusqlite::Result<()> {
+    let option = DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG;
+    connection.set_db_config(option, true).map(|_| ())
 }
 
 /// Before anything is written: is it ours, and do we know its layout? 0: it is empty.
@@ -169,6 +177,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
 
     #[test]
@@ -180,5 +190,22 @@ mod tests {
             .pragma_query_value(None, "synchronous", |row| row.get(0))
             .unwrap();
         assert_eq!(synchronous, 2, "FULL");
+    }
+
+    #[test]
+    fn a_statement_is_planned_once_whatever_is_bound_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.db");
+        let writer = open(&path).unwrap().connection;
+        let reader = open_read_only(&path).unwrap();
+        for connection in [writer, reader] {
+            let sql = "SELECT id FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let mut statement = connection.prepare(sql).unwrap();
+            for value in 1..4 {
+                let mut rows = statement.query([value, value]).unwrap();
+                assert!(rows.next().unwrap().is_none());
+            }
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+        }
     }
 }

@@ -9,9 +9,12 @@ use rollcall_os::filesystem;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::checksum::damage;
+use super::fault::is_environment;
+use super::files;
+use super::load;
 use super::rows::{SlaveRow, State};
 use super::schema::{self, APPLICATION_ID, SCHEMA_VERSION};
-use super::{Loaded, Store, StoreError, salvage};
+use super::{Loaded, Store, StoreError};
 
 /// Where the header of a database has its two numbers, 4 bytes each (sqlite.org/fileformat.html).
 const USER_VERSION_AT: u64 = 60;
@@ -42,12 +45,17 @@ pub(crate) enum Look {
 /// If a start of this build would refuse it, or set it aside as damaged.
 pub(crate) fn look(directory: &Path) -> Result<Look, StoreError> {
     let copies_on_write = filesystem::is_copy_on_write(directory);
-    look_at(&Store::database(directory), copies_on_write)
+    look_at(&Store::database(directory), copies_on_write).map_err(|error| match error {
+        StoreError::Sqlite { path, source, .. } if !is_environment(&source) => {
+            StoreError::Damaged { path, source }
+        }
+        error => error,
+    })
 }
 
 fn look_at(path: &Path, copies_on_write: bool) -> Result<Look, StoreError> {
     schema::assert_sqlite()?;
-    salvage::refuse_disguised(path)?;
+    files::refuse_disguised(path)?;
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Nothing),
         Err(source) => {
@@ -83,9 +91,9 @@ fn read(path: &Path) -> Result<Look, StoreError> {
     if version == 0 {
         return Ok(Look::Nothing);
     }
-    salvage::check_as_at_start(&moment, path, false).map_err(fault)?;
+    load::check_as_at_start(&moment, path, files::is_suspect(path)).map_err(fault)?;
     let loaded = match version {
-        SCHEMA_VERSION => salvage::load(&moment).map(|(loaded, _)| loaded),
+        SCHEMA_VERSION => load::load(&moment).map(|(loaded, _)| loaded),
         _ => load_older(&moment),
     };
     let loaded = Box::new(loaded.map_err(fault)?);
@@ -104,10 +112,7 @@ fn load_older(connection: &Connection) -> rusqlite::Result<Loaded> {
     let redo: Vec<_> = connection
         .prepare("SELECT group_id, reports FROM redo ORDER BY group_id")?
         .query_map([], |row| {
-            Ok((
-                salvage::unsigned(row.get("group_id")?)?,
-                row.get("reports")?,
-            ))
+            Ok((load::unsigned(row.get("group_id")?)?, row.get("reports")?))
         })?
         .collect::<Result<_, _>>()?;
     Ok(Loaded {
@@ -115,7 +120,7 @@ fn load_older(connection: &Connection) -> rusqlite::Result<Loaded> {
         records,
         redo,
         listening_at_ms: state.listening_at_ms,
-        next_group: salvage::unsigned(state.next_group)?,
+        next_group: load::unsigned(state.next_group)?,
         next_event: state.next_event,
         set_aside: None,
         log_missing: false,

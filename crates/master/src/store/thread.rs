@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use super::checksum::{self, SlaveColumns};
 use super::events::{self, Bounds};
 use super::fault::{self, Fault};
+use super::files;
+use super::load;
 use super::rows::State;
-use super::salvage;
 use super::schema::{self, Database};
 use super::{Group, Outcome, Retention, StoreError};
 
@@ -77,7 +78,7 @@ impl Writer {
                 Next::Abandon => return self.abandon(),
             }
         }
-        if let Err(error) = salvage::set_open(&self.database.connection, false) {
+        if let Err(error) = load::set_open(&self.database.connection, false) {
             tracing::warn!(event = "store_close_failed", error = %error, "the end of the run could not be noted");
             if fault::is_sync_failure(&error) {
                 return self.abandon();
@@ -215,7 +216,7 @@ impl Writer {
 
     fn failed(&self, damaged: bool, source: rusqlite::Error) -> Next {
         if damaged {
-            salvage::mark_suspect(&self.database.path);
+            files::mark_suspect(&self.database.path);
         }
         let error = self.database.fault("write", source);
         self.fail(error)

@@ -3,15 +3,15 @@
 //! Nothing is written, and a master may be running: all is read as of one moment.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rollcall_os::units::Bytes;
 use rusqlite::{Connection, Row, TransactionBehavior};
 
 use super::events;
+use super::files;
+use super::load;
 use super::rows::{RedoRow, SlaveRow, State};
-use super::salvage;
 use super::schema::{self, SCHEMA_VERSION};
 use super::{Store, StoreError};
 
@@ -219,7 +219,7 @@ impl fmt::Display for Verdict {
             f,
             "remedy: `touch {}{}`, then restart the master: it sets the database aside, whole, and goes on with what can be read",
             self.path.display(),
-            salvage::SUSPECT_SUFFIX
+            files::SUSPECT_SUFFIX
         )
     }
 }
@@ -232,14 +232,13 @@ impl fmt::Display for Verdict {
 pub(crate) fn verify(directory: &Path, inspect: Inspect) -> Result<Verdict, StoreError> {
     schema::assert_sqlite()?;
     let path = Store::database(directory);
-    let length = |path: &Path| fs::metadata(path).map(|file| file.len());
-    let Ok(bytes) = length(&path) else {
+    let Some(bytes) = files::length(&path) else {
         return Err(StoreError::Missing { path });
     };
     let mut verdict = Verdict {
         bytes,
-        log_bytes: length(&salvage::with_suffix(&path, "-wal")).unwrap_or(0),
-        set_aside: salvage::set_aside_files(&path),
+        log_bytes: files::log_length(&path),
+        set_aside: files::set_aside_files(&path),
         ..Verdict::default()
     };
     match look(&path, inspect, &mut verdict) {
@@ -259,7 +258,7 @@ fn look(path: &Path, inspect: Inspect, verdict: &mut Verdict) -> Result<(), Stor
         path: path.to_owned(),
         source,
     };
-    salvage::refuse_disguised(path)?;
+    files::refuse_disguised(path)?;
     let mut connection = schema::open_read_only(path).map_err(fault)?;
     let moment = connection
         .transaction_with_behavior(TransactionBehavior::Deferred)
@@ -268,7 +267,7 @@ fn look(path: &Path, inspect: Inspect, verdict: &mut Verdict) -> Result<(), Stor
     if verdict.version == SCHEMA_VERSION {
         verdict.read(&moment, inspect);
     } else {
-        let checked = salvage::check(&moment, "");
+        let checked = load::check(&moment, "");
         checked.map_err(fault)?;
     }
     Ok(())

@@ -37,6 +37,9 @@ pub const CONNECTIONS_PER_SHARD: usize = 200;
 pub const RECORD_BYTES_MAX: usize = 512;
 /// Descriptors that the keeper holds for one shard.
 pub const DESCRIPTORS_PER_SHARD: usize = 2;
+/// Shards at most, for a million connections: the names of all their ends travel in one string of the
+/// environment, LISTEN_FDNAMES, and the kernel takes none above 128 KiB (execve(2)).
+pub const SHARDS_MAX: usize = 5000;
 /// Before the number of a shard in the name that the keeper knows it by.
 const NAME_BEGIN: char = 'p';
 
@@ -121,7 +124,7 @@ impl<K: Keeper> Lot<K> {
     pub fn new(keeper: K, descriptors_max: usize) -> Self {
         Self {
             keeper,
-            shards_max: descriptors_max / DESCRIPTORS_PER_SHARD,
+            shards_max: (descriptors_max / DESCRIPTORS_PER_SHARD).min(SHARDS_MAX),
             shards: BTreeMap::new(),
             with_room: BTreeSet::new(),
         }

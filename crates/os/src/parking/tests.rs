@@ -305,3 +305,15 @@ fn a_mark_belongs_to_the_connection() {
     shut_down(&ours).unwrap();
     assert!(is_over(&copy).unwrap());
 }
+
+/// Else no next process could be started, and all would be lost.
+#[test]
+fn the_names_of_all_shards_fit_into_the_environment() {
+    let lot = Map::default().lot(usize::MAX);
+    let name = format!("{}:", name(NonZeroU32::MAX));
+    let shards = name.repeat(lot.shards_max * DESCRIPTORS_PER_SHARD);
+    let listeners = "x".repeat(4096);
+    let mut command = std::process::Command::new("true");
+    command.env("LISTEN_FDNAMES", shards + &listeners);
+    assert!(command.status().expect("it is started").success());
+}

@@ -112,7 +112,8 @@ fn what_a_start_would_refuse_or_set_aside_is_an_error() {
     let file = fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(&[0xee; 4096], 4096).unwrap();
     let error = look(folder.path()).unwrap_err();
-    assert!(matches!(error, StoreError::Sqlite { .. }), "{error}");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("--verify-store"), "{error}");
 
     fs::write(&path, b"").unwrap();
     let error = look(folder.path()).unwrap_err();

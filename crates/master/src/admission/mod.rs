@@ -1,6 +1,8 @@
 //! Who gets in: the limits of connections in all and of each address, and listeners for privileged
 //! source ports.
 
+mod figures;
+
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
@@ -11,8 +13,7 @@ use foldhash::{HashMap, HashMapExt};
 use rollcall_protocol::session::Refusal;
 use rollcall_protocol::wire::ErrorCode;
 
-use super::Rules;
-use super::figures::Reason;
+pub(crate) use figures::{Figures, ListenerFigures, Reason};
 
 /// When a peer that found no room is to try again. What is full now may not be for long.
 const COME_BACK: Duration = Duration::from_millis(100);
@@ -22,53 +23,58 @@ const COME_BACK_LATER: Duration = Duration::from_secs(5);
 /// net.ipv4.ip_unprivileged_port_start on that host).
 const PRIVILEGED_BELOW: u16 = 1024;
 
+/// How many may be in at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Over all listeners.
+    pub(crate) connections_max: usize,
+    /// Of one address; 0: as many as there may be in all.
+    pub(crate) connections_per_address_max: usize,
+}
+
 /// Counts connections and keeps them within the limits.
 #[derive(Debug)]
 pub(crate) struct Admission {
     open: Cell<usize>,
     by_address: RefCell<HashMap<IpAddr, usize>>,
-    connections_max: Cell<usize>,
-    per_address_max: Cell<usize>,
+    limits: Cell<Limits>,
 }
 
 /// A peer that does not get in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Denied {
-    pub(super) reason: Reason,
-    pub(super) refusal: Refusal,
+pub(crate) struct Denied {
+    pub(crate) reason: Reason,
+    pub(crate) refusal: Refusal,
 }
 
 impl Admission {
-    /// With the limits of `rules`.
-    pub(crate) fn new(rules: &Rules) -> Rc<Self> {
-        let admission = Self {
+    /// Nobody is in yet.
+    pub(crate) fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Self {
             open: Cell::new(0),
             by_address: RefCell::new(HashMap::new()),
-            connections_max: Cell::new(0),
-            per_address_max: Cell::new(0),
-        };
-        admission.set_limits(rules);
-        Rc::new(admission)
+            limits: Cell::new(limits),
+        })
     }
 
     /// Limits for who comes from now on. Nobody who is in is thrown out.
-    pub(super) fn set_limits(&self, rules: &Rules) {
-        self.connections_max.set(rules.connections_max);
-        self.per_address_max.set(rules.connections_per_address_max);
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.limits.set(limits);
     }
 
     /// Lets `peer` in, whose address is not IPv4-mapped, or says why not. Whoever is in has to
     /// [`Self::leave`] once.
-    pub(super) fn admit(&self, peer: SocketAddr, privileged: bool) -> Result<(), Denied> {
+    pub(crate) fn admit(&self, peer: SocketAddr, privileged: bool) -> Result<(), Denied> {
         if privileged && peer.port() >= PRIVILEGED_BELOW {
             return Err(Denied::source_port(peer));
         }
-        let max = self.connections_max.get();
+        let limits = self.limits.get();
+        let max = limits.connections_max;
         if self.open.get() >= max {
             return Err(Denied::full(max));
         }
         let address = peer.ip();
-        let max = self.per_address_max.get();
+        let max = limits.connections_per_address_max;
         let mut by_address = self.by_address.borrow_mut();
         let count = by_address.entry(address).or_default();
         if max > 0 && *count >= max {
@@ -130,7 +136,7 @@ impl Denied {
     }
 
     /// No descriptor is left to serve a peer.
-    pub(super) fn no_descriptor() -> Self {
+    pub(crate) fn no_descriptor() -> Self {
         let text = "the master has no descriptor left; raise its LimitNOFILE";
         Self {
             reason: Reason::NoDescriptor,
@@ -144,8 +150,7 @@ mod tests {
     use super::*;
 
     fn admission(connections_max: usize, connections_per_address_max: usize) -> Rc<Admission> {
-        Admission::new(&Rules {
-            listeners: Vec::new(),
+        Admission::new(Limits {
             connections_max,
             connections_per_address_max,
         })
@@ -217,8 +222,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(admission.admit(one, false), Ok(()));
         }
-        admission.set_limits(&Rules {
-            listeners: Vec::new(),
+        admission.set_limits(Limits {
             connections_max: 10,
             connections_per_address_max: 2,
         });
