@@ -20,7 +20,7 @@ use crate::collect::{self, CollectError, Collected, Collector};
 use crate::config::Config;
 use crate::link::{Link, LinkConfig, PortUse, describe_budget};
 use crate::liveness::{Beat, LOOK_EVERY, Liveness};
-use crate::spool::{self, Ended, NewIdentity, Spool, SpoolEnd, SpoolError};
+use crate::spool::{self, Ended, NewIdentity, Spool, SpoolEnd, SpoolError, Standing};
 
 /// How long the tasks may take to end beyond the drain time: check plugins are given some seconds.
 const END_WAIT: Duration = Duration::from_secs(10);
@@ -86,16 +86,7 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
     let (spool, spool_ended) =
         Spool::open(&config.state_directory, config.spool).exit_with(Exit::Store)?;
     let standing = spool.standing().await.exit_with(Exit::Store)?;
-    tracing::info!(
-        event = "slave_ready",
-        slave = config.link.name,
-        stream = %format_args!("{:016x}", standing.stream),
-        backlog = standing.backlog,
-        masters = config.link.masters.join(", "),
-        ports = budget(&config.link),
-        version = env!("CARGO_PKG_VERSION"),
-        "the spool is open and the first report is being taken"
-    );
+    log_ready(&config.link, &standing);
     let stop = CancellationToken::new();
     let (link_config, link_updates) = watch::channel(Arc::new(config.link.clone()));
     let (collect_config, collect_updates) = watch::channel(config.collect.clone());
@@ -122,14 +113,14 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
     manager.ready("taking the first report");
     if manager.is_there() {
         let beat = Beat::new();
+        // It goes on while the slave drains, and ends with the runtime.
+        tokio::task::spawn_local(beat.clone().run());
         let liveness = Liveness {
             name: config.link.name.clone(),
-            beat: beat.clone(),
+            beat,
             spool: spool.figures(),
             session,
         };
-        // It goes on while the slave drains, and ends with the runtime.
-        tokio::task::spawn_local(beat.run());
         manager
             .watch_every(LOOK_EVERY, liveness.pulses())
             .context("can't start the thread that feeds the watchdog")?;
@@ -151,6 +142,19 @@ async fn serve(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<(
     })?;
     tracing::info!(event = "slave_stopped", "the slave has ended");
     Ok(())
+}
+
+fn log_ready(link: &LinkConfig, standing: &Standing) {
+    tracing::info!(
+        event = "slave_ready",
+        slave = link.name,
+        stream = %format_args!("{:016x}", standing.stream),
+        backlog = standing.backlog,
+        masters = link.masters.join(", "),
+        ports = budget(link),
+        version = env!("CARGO_PKG_VERSION"),
+        "the spool is open and the first report is being taken"
+    );
 }
 
 /// Why the daemon can't go on: no half of it lives on.
@@ -241,28 +245,7 @@ impl Run<'_> {
         mut tasks: JoinSet<Result<(), Failure>>,
         mut spool_ended: Ended,
     ) -> Result<(), Failure> {
-        let signal = loop {
-            tokio::select! {
-                biased;
-                ended = &mut spool_ended => return Err(spool_failure(ended)),
-                ended = tasks.join_next() => return Err(task_failure(ended)),
-                signal = self.signals.next() => match signal {
-                    Signal::Stop(name) => break name,
-                    Signal::Reload => {
-                        self.manager.reloading();
-                        self.reload().await;
-                        self.manager.reloaded();
-                    }
-                    Signal::ToggleLevel => {
-                        let level = self.log.toggle_debug();
-                        tracing::info!(event = "log_level_changed", level = level.as_str(), "the log level was switched");
-                    }
-                    Signal::Upgrade => {
-                        tracing::info!(event = "upgrade_by_restart", "SIGUSR2: a slave is upgraded by a restart, which loses nothing");
-                    }
-                },
-            }
-        };
+        let signal = self.told_to_stop(&mut tasks, &mut spool_ended).await?;
         tracing::info!(
             event = "slave_stopping",
             signal,
@@ -273,13 +256,7 @@ impl Run<'_> {
         self.stop.cancel();
         let deadline = self.config.link.drain + END_WAIT;
         let Self { spool, .. } = self;
-        let all = async {
-            while let Some(ended) = tasks.join_next().await {
-                ended??;
-            }
-            Ok::<(), Failure>(())
-        };
-        match tokio::time::timeout(deadline, all).await {
+        match tokio::time::timeout(deadline, all_ended(&mut tasks)).await {
             Ok(ended) => ended?,
             Err(_) => {
                 tracing::warn!(
@@ -294,6 +271,36 @@ impl Run<'_> {
         drop(spool);
         spool_ended.await.unwrap_or_else(|_| Err(lost_thread()))?;
         Ok(())
+    }
+
+    /// Serves signals until one of them ends the slave; returns its name.
+    async fn told_to_stop(
+        &mut self,
+        tasks: &mut JoinSet<Result<(), Failure>>,
+        spool_ended: &mut Ended,
+    ) -> Result<&'static str, Failure> {
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut *spool_ended => return Err(spool_failure(ended)),
+                ended = tasks.join_next() => return Err(task_failure(ended)),
+                signal = self.signals.next() => match signal {
+                    Signal::Stop(name) => return Ok(name),
+                    Signal::Reload => {
+                        self.manager.reloading();
+                        self.reload().await;
+                        self.manager.reloaded();
+                    }
+                    Signal::ToggleLevel => {
+                        let level = self.log.toggle_debug();
+                        tracing::info!(event = "log_level_changed", level = level.as_str(), "the log level was switched");
+                    }
+                    Signal::Upgrade => {
+                        tracing::info!(event = "upgrade_by_restart", "SIGUSR2: a slave is upgraded by a restart, which loses nothing");
+                    }
+                },
+            }
+        }
     }
 
     async fn reload(&mut self) {
@@ -337,6 +344,13 @@ impl Run<'_> {
             );
         }
     }
+}
+
+async fn all_ended(tasks: &mut JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
 }
 
 /// What could not be sent stays for the next start.

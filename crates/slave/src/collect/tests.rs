@@ -84,16 +84,14 @@ async fn a_check_that_has_not_run_is_not_in_the_status() {
 }
 
 #[tokio::test]
-async fn this_host_is_on_the_first_status_within_two_seconds() {
+async fn this_host_is_on_the_first_status_which_does_not_wait_for_the_interval() {
     let (probes, checks) = load("").unwrap();
-    let begun = clock::boot();
     let mut collector = start(Config {
-        interval: Duration::from_secs(10),
+        interval: Duration::from_secs(3600),
         probes,
         checks,
     });
     let first = next(&mut collector).await;
-    assert!(clock::boot().saturating_since(begun) < Duration::from_secs(2));
     let names: Vec<_> = first
         .status
         .checks
@@ -153,7 +151,7 @@ async fn slaves_that_start_together_report_at_different_moments() {
     let early = |pause: &[Duration; 2]| pause[0] < INTERVAL * 8 / 10;
     assert!(pauses.iter().any(early), "{pauses:?}");
     for [_, pause] in pauses {
-        assert!(pause > INTERVAL * 8 / 10, "{pause:?}");
+        assert!(pause > INTERVAL / 2, "{pause:?}");
     }
 }
 

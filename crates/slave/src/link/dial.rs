@@ -54,6 +54,21 @@ pub(super) enum ConnectError {
     },
 }
 
+impl From<OutgoingError> for ConnectError {
+    fn from(error: OutgoingError) -> Self {
+        match error {
+            OutgoingError::Connect {
+                destination,
+                source,
+            } => Self::Refused {
+                address: destination,
+                source,
+            },
+            error => Self::Source(error),
+        }
+    }
+}
+
 /// How to connect.
 #[derive(Clone, Debug)]
 pub(super) struct Dialer {
@@ -123,14 +138,7 @@ impl Dialer {
                 OutgoingError::Exhausted { destination } => ConnectError::NoPort {
                     address: destination,
                 },
-                OutgoingError::Connect {
-                    destination,
-                    source,
-                } => ConnectError::Refused {
-                    address: destination,
-                    source,
-                },
-                error => ConnectError::Source(error),
+                error => error.into(),
             })?;
         reset_on_close(&socket, true).map_err(refused)?;
         let stream = TcpStream::from_std(socket.into()).map_err(refused)?;

@@ -199,7 +199,7 @@ pub(super) struct Rig {
     pub(super) port_use: watch::Receiver<Option<PortUse>>,
     pub(super) stop: CancellationToken,
     link: JoinSet<Result<(), SpoolError>>,
-    _directory: TempDir,
+    pub(super) directory: TempDir,
 }
 
 impl Rig {
@@ -224,7 +224,7 @@ impl Rig {
             port_use,
             stop: CancellationToken::new(),
             link: JoinSet::new(),
-            _directory: directory,
+            directory,
         }
     }
 
@@ -260,6 +260,21 @@ impl Rig {
         let ended = soon("the link's end", self.link.join_next()).await;
         ended.unwrap().unwrap().unwrap();
     }
+}
+
+/// A master, and a link to it that has so many `reports` to send; its configuration as `change`
+/// leaves it.
+pub(super) async fn linked(
+    reports: usize,
+    change: impl FnOnce(&mut LinkConfig),
+) -> (FakeMaster, Rig) {
+    let master = FakeMaster::start().await;
+    let mut config = config(&[&master]);
+    change(&mut config);
+    let mut rig = Rig::with_config(config);
+    rig.append(reports).await;
+    rig.start();
+    (master, rig)
 }
 
 pub(super) fn open(directory: &TempDir) -> Spool {

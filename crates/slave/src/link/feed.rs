@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use rollcall_protocol::wire::{self, GapReason, Pending, to_master::Kind};
+use rollcall_protocol::wire::{self, GapReason, Mark, Pending, to_master::Kind};
 
 use crate::spool::{BEFORE_ALL, Body, Entry, Spool, SpoolError};
 
@@ -56,7 +56,7 @@ impl Feed {
     pub(super) fn next(&self) -> Option<&Entry> {
         self.ahead
             .front()
-            .filter(|entry| self.announced.contains(&stream_of(&entry.body)))
+            .filter(|entry| self.announced.contains(&place_of(&entry.body).stream))
     }
 
     /// Whether the next entry can't go into this session: Hello has room for so many streams, and
@@ -97,19 +97,24 @@ impl Feed {
     }
 }
 
-/// The stream that an entry belongs to.
-pub(super) fn stream_of(body: &Body) -> u64 {
-    match body {
-        Body::Report(report) => report.stream,
-        Body::Gap(gap) => gap.stream,
-    }
+/// The stream that an entry belongs to, and its last sequence.
+pub(super) fn place_of(body: &Body) -> Mark {
+    let (stream, sequence) = match body {
+        Body::Report(report) => (report.stream, report.sequence),
+        Body::Gap(gap) => (gap.stream, gap.last),
+    };
+    Mark { stream, sequence }
 }
 
-/// The last sequence of an entry.
-pub(super) fn sequence_of(body: &Body) -> u64 {
+/// A report as the message that goes ahead of the backlog.
+pub(super) fn to_preview(body: Body) -> Option<Kind> {
     match body {
-        Body::Report(report) => report.sequence,
-        Body::Gap(gap) => gap.last,
+        Body::Report(report) => Some(Kind::Report(wire::Report {
+            live: true,
+            preview: true,
+            ..report
+        })),
+        Body::Gap(_) => None,
     }
 }
 

@@ -29,6 +29,17 @@ pub(super) fn log_resync(master: &str, stream: u64, sequence: u64) {
     );
 }
 
+/// Tells that the master ends on purpose.
+pub(super) fn log_goodbye(master: &str, goodbye: &wire::MasterGoodbye) {
+    tracing::info!(
+        event = "master_goodbye",
+        master,
+        back_min_ms = goodbye.back_min_ms,
+        back_max_ms = goodbye.back_max_ms,
+        "the master goes away for a while"
+    );
+}
+
 /// Remembers what was said last.
 #[derive(Debug, Default)]
 pub(super) struct Journal {

@@ -177,6 +177,12 @@ impl Link {
         self.drain_until.is_some()
     }
 
+    /// Whether the time for sending what is left is over.
+    fn is_drained(&self) -> bool {
+        let now = clock::boot();
+        self.drain_until.is_some_and(|until| now >= until)
+    }
+
     fn begin_stop(&mut self) {
         if self.drain_until.is_none() {
             self.drain_until = Some(clock::boot() + self.config.drain);
@@ -307,26 +313,12 @@ impl Link {
             }
             End::Resync(_) => self.down(),
             End::Told(goodbye) => {
-                tracing::info!(
-                    event = "master_goodbye",
-                    master = self.masters.current(),
-                    back_min_ms = goodbye.back_min_ms,
-                    back_max_ms = goodbye.back_max_ms,
-                    "the master goes away for a while"
-                );
+                journal::log_goodbye(self.masters.current(), &goodbye);
                 self.told(goodbye.back_min_ms, goodbye.back_max_ms);
                 self.down()
             }
             End::Refused(error) => {
-                self.journal.refused(self.masters.current(), &error);
-                let BackoffLimits { cap, .. } = self.config.backoff;
-                if error.retry && error.retry_after_ms > 0 {
-                    let after = Duration::from_millis(error.retry_after_ms.into());
-                    self.backoff.handle_window(after, after.saturating_mul(2));
-                } else if !error.retry {
-                    self.backoff
-                        .handle_window(cap / 2, cap.saturating_mul(3) / 2);
-                }
+                self.refused(&error);
                 self.next_master()
             }
             End::Lost { error, open } => {
@@ -340,6 +332,18 @@ impl Link {
                     self.next_master()
                 }
             }
+        }
+    }
+
+    fn refused(&mut self, error: &wire::Error) {
+        self.journal.refused(self.masters.current(), error);
+        let BackoffLimits { cap, .. } = self.config.backoff;
+        if error.retry && error.retry_after_ms > 0 {
+            let after = Duration::from_millis(error.retry_after_ms.into());
+            self.backoff.handle_window(after, after.saturating_mul(2));
+        } else if !error.retry {
+            self.backoff
+                .handle_window(cap / 2, cap.saturating_mul(3) / 2);
         }
     }
 

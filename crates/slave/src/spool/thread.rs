@@ -163,10 +163,9 @@ impl Worker {
 
     /// See [`Queue::set_limits`].
     pub(super) fn set_limits(&mut self, limits: SpoolLimits) -> Result<(), SpoolError> {
-        self.read(|queue| {
-            queue.set_limits(limits);
-            Ok(())
-        })
+        let queue = self.queue.as_mut().ok_or(SpoolError::Ended)?;
+        queue.set_limits(limits);
+        Ok(())
     }
 
     fn receive(&self, commands: &Receiver<Command>) -> Result<Command, RecvTimeoutError> {

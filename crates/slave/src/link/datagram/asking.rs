@@ -1,6 +1,9 @@
 //! A question on its way: sent again until it is answered, or of no more use.
 
+use std::io;
+
 use rollcall_os::clock;
+use rollcall_protocol::Moment;
 use rollcall_protocol::datagram::{Resend, open_answer};
 use rollcall_protocol::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_SAFE};
 use rollcall_protocol::session::slave::Silence;
@@ -38,20 +41,10 @@ impl Link {
         let mut resend = Resend::new(self.config.resend);
         let mut again = clock::boot();
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-        let unreachable = |source| {
-            let address = line.peer();
-            Asked::Lost(ConnectError::Refused { address, source }.into())
-        };
         let stop = self.stop.clone();
         loop {
             let now = clock::boot();
-            let drained = self.drain_until.map(|until| {
-                if question.is_goodbye {
-                    until + CLOSE_WAIT
-                } else {
-                    until
-                }
-            });
+            let drained = self.drained_at(question);
             if drained.is_some_and(|drained| now >= drained) {
                 return Asked::Drained;
             }
@@ -62,37 +55,70 @@ impl Link {
                 if is_large && resend.sent() >= LARGE_TRIES {
                     return Asked::Swallowed(std::mem::take(&mut question.owed));
                 }
-                match line.send(question.bytes()).await {
-                    Ok(Sent::Away) => again = now + resend.handle_sent(random::bits()),
-                    Ok(Sent::TooLarge) => {
-                        return Asked::TooLarge(std::mem::take(&mut question.owed));
-                    }
-                    Err(source) => return unreachable(source),
+                let fate = line.send(question.bytes()).await;
+                if let Some(failed) = failed(line, question, fate) {
+                    return failed;
                 }
+                again = now + resend.handle_sent(random::bits());
             }
             let wake = drained.into_iter().chain([again, give_up]).min();
             let left = wake.unwrap_or(now).saturating_since(now);
             tokio::select! {
-                received = line.receive(&mut buffer) => match received {
-                    Ok(length) => match open_answer(&buffer[..length], question.number) {
-                        Ok(answer) => {
-                            return Asked::Answered((answer, resend.sent() == 1));
-                        }
-                        Err(error) => {
-                            tracing::debug!(event = "answer_ignored", peer = %line.peer(), error = %error, "a datagram from the master is not the answer that is waited for");
-                        }
-                    },
-                    Err(error) => match fate_of(error) {
-                        Ok(Sent::Away) => {}
-                        Ok(Sent::TooLarge) => {
-                            return Asked::TooLarge(std::mem::take(&mut question.owed));
-                        }
-                        Err(source) => return unreachable(source),
-                    },
-                },
+                received = line.receive(&mut buffer) => {
+                    let once = resend.sent() == 1;
+                    let received = received.map(|length| &buffer[..length]);
+                    if let Some(asked) = heard(line, question, received, once) {
+                        return asked;
+                    }
+                }
                 () = tokio::time::sleep(left) => {}
                 () = stop.cancelled(), if self.drain_until.is_none() => self.begin_stop(),
             }
+        }
+    }
+
+    /// When there is no time left for the question, once the slave is to stop.
+    fn drained_at(&self, question: &Question) -> Option<Moment> {
+        let until = self.drain_until?;
+        Some(if question.is_goodbye {
+            until + CLOSE_WAIT
+        } else {
+            until
+        })
+    }
+}
+
+/// What a datagram from the master means, or what the kernel says instead of one; `None` if the
+/// answer is still to come.
+fn heard(
+    line: &Line,
+    question: &mut Question,
+    received: io::Result<&[u8]>,
+    once: bool,
+) -> Option<Asked> {
+    let bytes = match received {
+        Ok(bytes) => bytes,
+        Err(error) => return failed(line, question, fate_of(error)),
+    };
+    match open_answer(bytes, question.number) {
+        Ok(answer) => Some(Asked::Answered((answer, once))),
+        Err(error) => {
+            tracing::debug!(event = "answer_ignored", peer = %line.peer(), error = %error, "a datagram from the master is not the answer that is waited for");
+            None
+        }
+    }
+}
+
+/// What the fate of a datagram means for the question; `None` if it is on its way.
+fn failed(line: &Line, question: &mut Question, fate: io::Result<Sent>) -> Option<Asked> {
+    match fate {
+        Ok(Sent::Away) => None,
+        Ok(Sent::TooLarge) => Some(Asked::TooLarge(std::mem::take(&mut question.owed))),
+        Err(source) => {
+            let address = line.peer();
+            Some(Asked::Lost(
+                ConnectError::Refused { address, source }.into(),
+            ))
         }
     }
 }

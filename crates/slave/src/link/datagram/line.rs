@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rollcall_os::outgoing::{Connector, OutgoingError};
+use rollcall_os::outgoing::Connector;
 use rollcall_os::udp;
 use rollcall_protocol::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_SAFE};
 use rustix::io::Errno;
@@ -50,18 +50,7 @@ impl Line {
     }
 
     fn to(address: SocketAddr, connector: &Connector) -> Result<Self, ConnectError> {
-        let socket = connector
-            .connect_datagram(address)
-            .map_err(|error| match error {
-                OutgoingError::Connect {
-                    destination,
-                    source,
-                } => ConnectError::Refused {
-                    address: destination,
-                    source,
-                },
-                error => ConnectError::Source(error),
-            })?;
+        let socket = connector.connect_datagram(address)?;
         let open = || {
             udp::forbid_fragments(&socket, address)?;
             UdpSocket::from_std(socket.into())

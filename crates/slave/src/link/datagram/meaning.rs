@@ -3,7 +3,7 @@
 use rollcall_os::clock;
 use rollcall_protocol::limits::{VERSION_MAX, VERSION_MIN};
 use rollcall_protocol::session::slave::{Opened, Step, clock_offset_ms, payload_bytes_max};
-use rollcall_protocol::wire::{Ack, ErrorCode, Mark, ToSlave};
+use rollcall_protocol::wire::{Ack, ErrorCode, Mark, ToSlave, to_slave::Kind};
 
 use super::line::Line;
 use super::question::Question;
@@ -31,8 +31,10 @@ impl Link {
         master: &str,
         line: &Line,
         question: &mut Question,
-        (answer, once): (Vec<ToSlave>, bool),
+        (mut answer, once): (Vec<ToSlave>, bool),
     ) -> Result<End, SpoolError> {
+        // Where room was short Welcome may come last, and what the others mean depends on it.
+        answer.sort_by_key(|message| !matches!(message.kind, Some(Kind::Welcome(_))));
         let mut reading = Reading {
             link: self,
             master,
@@ -108,6 +110,8 @@ impl Reading<'_> {
                     && self.question.owed.is_empty()
                     && !self.link.owed.is_empty() =>
             {
+                // What was refused has told nothing live.
+                self.question.live = None;
                 Some(End::Again)
             }
             Step::Refused(error) => Some(End::Refused(error)),

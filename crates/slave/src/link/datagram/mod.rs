@@ -148,12 +148,6 @@ impl Link {
         self.owed = owed;
     }
 
-    /// Whether the time for sending what is left is over.
-    fn is_drained(&self) -> bool {
-        let now = clock::boot();
-        self.drain_until.is_some_and(|until| now >= until)
-    }
-
     fn tell_large(&mut self, master: &str, bytes: usize, room: usize) {
         if !std::mem::replace(&mut self.datagrams.told_large, true) {
             tracing::info!(

@@ -9,7 +9,7 @@ use rollcall_protocol::session::slave::Pick;
 use rollcall_protocol::wire::{self, Gap, Hello, Mark, ToMaster, to_master::Kind};
 
 use crate::link::Link;
-use crate::link::feed::{Feed, sequence_of, stream_of, to_message};
+use crate::link::feed::{Feed, place_of, to_message, to_preview};
 use crate::link::hello::{goodbye, hello};
 use crate::spool::{Body, Entry, SpoolError};
 
@@ -48,70 +48,30 @@ impl Question {
         let pending = standing.pending.clone();
         link.begin_sending(&pending);
         let hello = hello(&link.config, standing, wire::Mode::Datagram, 0);
-        let mut feed = Feed::new(link.spool.clone(), &pending);
-        let now = clock::boot();
-        let mut session = SlaveSession::new(now, link.config.timeouts, pending, 0);
+        let mut session =
+            SlaveSession::new(clock::boot(), link.config.timeouts, pending.clone(), 0);
         session.send_with_hello(PER_MESSAGE_FRAMES_MAX);
-        let mut writer = Writer::new(hello, room);
-        let mut owed = std::mem::take(&mut link.owed);
-        let mut sent = Vec::new();
-        let fitting = owed
-            .iter()
-            .take_while(|gap| writer.offer(Some(Kind::Gap(**gap))).is_none())
-            .count();
-        link.owed = owed.split_off(fitting);
-        for gap in &owed {
-            session.handle_gap_sent(gap, now);
-            sent.push(mark(gap.stream, gap.last));
-        }
-        let mut live = link.datagrams.told_live(master);
-        if let Some(entry) = live {
-            session.handle_sent(Pick::Preview(entry), 0, 0, now);
-        }
-        let mut over = None;
-        while over.is_none() {
-            feed.fill_up_to(newest).await?;
-            let next = feed.next().map(|entry| entry.id);
-            let pick = session.pick(next, Some(newest));
-            match pick {
-                Pick::Wait => break,
-                Pick::Preview(picked) => {
-                    let newest = link.spool.newest().await?;
-                    // A newer one may have come meanwhile.
-                    let id = newest.as_ref().map_or(picked, |entry| entry.id.max(picked));
-                    session.handle_sent(Pick::Preview(id), 0, 0, now);
-                    live = Some(id);
-                    over = writer.offer(newest.and_then(preview));
-                }
-                Pick::InOrder { entry, live: first } => {
-                    let Some(body) = feed.next().map(|entry| entry.body.clone()) else {
-                        break;
-                    };
-                    over = writer.offer(Some(to_message(&body, first)));
-                    if over.is_none() {
-                        let place = mark(stream_of(&body), sequence_of(&body));
-                        session.handle_sent(pick, place.stream, place.sequence, now);
-                        link.note_sent(place);
-                        sent.push(place);
-                        feed.advance();
-                        live = if first { Some(entry) } else { live };
-                    }
-                }
-            }
-        }
-        feed.fill().await?;
-        if sent.is_empty()
+        let mut draft = Draft {
+            session,
+            feed: Feed::new(link.spool.clone(), &pending),
+            writer: Writer::new(hello, room),
+            sent: Vec::new(),
+            live: link.datagrams.told_live(master),
+        };
+        let owed = draft.take_owed(&mut link.owed);
+        let over = draft.take_entries(link, newest).await?;
+        if draft.sent.is_empty()
             && let Some(bytes) = over
         {
             link.restore_owed(owed);
             return Ok(Built::TooLarge(bytes));
         }
-        let ends = link.is_stopping() && (feed.is_empty() || link.is_drained());
-        let is_goodbye = ends && writer.offer(Some(goodbye())).is_none();
+        let ends = link.is_stopping() && (draft.feed.is_empty() || link.is_drained());
+        let is_goodbye = ends && draft.writer.offer(Some(goodbye())).is_none();
         // The copy of a question is answered with marks that include what it brought.
-        session.expect_marks_up_to(link.sent);
+        draft.session.expect_marks_up_to(link.sent);
         let number = link.datagrams.numbers.next_number();
-        let bytes = writer.finish(number);
+        let bytes = draft.writer.finish(number);
         if bytes.len() > room {
             link.restore_owed(owed);
             return Ok(Built::TooLarge(bytes.len()));
@@ -119,10 +79,10 @@ impl Question {
         Ok(Built::Question(Box::new(Self {
             number,
             bytes,
-            session,
-            sent,
+            session: draft.session,
+            sent: draft.sent,
             owed,
-            live,
+            live: draft.live,
             is_goodbye,
         })))
     }
@@ -133,19 +93,82 @@ impl Question {
     }
 }
 
-fn mark(stream: u64, sequence: u64) -> Mark {
-    Mark { stream, sequence }
+/// A question that is being written.
+struct Draft {
+    session: SlaveSession,
+    feed: Feed,
+    writer: Writer,
+    sent: Vec<Mark>,
+    live: Option<u64>,
 }
 
-/// A report that goes ahead of the backlog.
-fn preview(entry: Entry) -> Option<Kind> {
-    match entry.body {
-        Body::Report(report) => Some(Kind::Report(wire::Report {
-            live: true,
-            preview: true,
-            ..report
-        })),
-        Body::Gap(_) => None,
+impl Draft {
+    /// Takes the first of the gaps that are owed, as many as fit.
+    fn take_owed(&mut self, owed: &mut Vec<Gap>) -> Vec<Gap> {
+        let fitting = owed
+            .iter()
+            .take_while(|gap| self.writer.offer(Some(Kind::Gap(**gap))).is_none())
+            .count();
+        let taken: Vec<Gap> = owed.drain(..fitting).collect();
+        for gap in &taken {
+            self.session.handle_gap_sent(gap, clock::boot());
+            self.sent.push(place_of(&Body::Gap(*gap)));
+        }
+        taken
+    }
+
+    /// Takes from the spool what the session picks, until the next message does not fit: then it
+    /// says how large the datagram would be with it.
+    async fn take_entries(
+        &mut self,
+        link: &mut Link,
+        newest: u64,
+    ) -> Result<Option<usize>, SpoolError> {
+        if let Some(entry) = self.live {
+            self.session
+                .handle_sent(Pick::Preview(entry), 0, 0, clock::boot());
+        }
+        let mut over = None;
+        while over.is_none() {
+            self.feed.fill_up_to(newest).await?;
+            let next = self.feed.next().map(|entry| entry.id);
+            let pick = self.session.pick(next, Some(newest));
+            over = match pick {
+                Pick::Wait => break,
+                Pick::Preview(picked) => self.preview(link, picked).await?,
+                Pick::InOrder { live, .. } => self.in_order(link, pick, live),
+            };
+        }
+        self.feed.fill().await?;
+        Ok(over)
+    }
+
+    async fn preview(&mut self, link: &Link, picked: u64) -> Result<Option<usize>, SpoolError> {
+        let newest = link.spool.newest().await?;
+        // A newer one may have come meanwhile.
+        let id = newest.as_ref().map_or(picked, |entry| entry.id.max(picked));
+        self.session
+            .handle_sent(Pick::Preview(id), 0, 0, clock::boot());
+        self.live = Some(id);
+        let message = newest.and_then(|entry| to_preview(entry.body));
+        Ok(self.writer.offer(message))
+    }
+
+    fn in_order(&mut self, link: &mut Link, pick: Pick, live: bool) -> Option<usize> {
+        let &Entry { id, ref body } = self.feed.next()?;
+        let place = place_of(body);
+        let over = self.writer.offer(Some(to_message(body, live)));
+        if over.is_none() {
+            self.session
+                .handle_sent(pick, place.stream, place.sequence, clock::boot());
+            link.note_sent(place);
+            self.sent.push(place);
+            self.feed.advance();
+            if live {
+                self.live = Some(id);
+            }
+        }
+        over
     }
 }
 

@@ -88,13 +88,11 @@ impl Oracle {
     /// Welcome and an ack of all that was asked.
     async fn ack(&self, asked: &Asked) {
         let mut said = vec![welcome(&asked.hello)];
-        said.extend(asked.reports().map(|report| {
-            Kind::Ack(Ack {
-                stream: report.stream,
-                sequence: report.sequence,
-                ..Ack::default()
-            })
-        }));
+        said.extend(
+            asked
+                .reports()
+                .map(|report| ack(report.stream, report.sequence)),
+        );
         self.answer(asked, &said).await;
     }
 
@@ -144,6 +142,23 @@ fn welcome_with(marks: Vec<Mark>) -> Kind {
     })
 }
 
+fn ack(stream: u64, sequence: u64) -> Kind {
+    Kind::Ack(Ack {
+        stream,
+        sequence,
+        ..Ack::default()
+    })
+}
+
+/// A master, and a link that asks it about so many `reports`.
+async fn asking(reports: usize) -> (Oracle, Rig) {
+    let oracle = Oracle::start().await;
+    let mut rig = Rig::with_config(oracle.config());
+    rig.append(reports).await;
+    rig.start();
+    (oracle, rig)
+}
+
 fn mark(hello: &Hello, sequence: u64) -> Mark {
     Mark {
         stream: hello.stream,
@@ -153,10 +168,7 @@ fn mark(hello: &Hello, sequence: u64) -> Mark {
 
 #[tokio::test]
 async fn a_question_is_asked_again_byte_for_byte_until_it_is_answered() {
-    let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
-    rig.append(1).await;
-    rig.start();
+    let (oracle, rig) = asking(1).await;
     let first = oracle.next().await;
     assert_eq!(
         (first.hello.mode(), first.hello.frames),
@@ -177,16 +189,9 @@ async fn a_question_is_asked_again_byte_for_byte_until_it_is_answered() {
 
 #[tokio::test]
 async fn only_the_answer_to_this_question_counts() {
-    let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
-    rig.append(1).await;
-    rig.start();
+    let (oracle, rig) = asking(1).await;
     let asked = oracle.next().await;
-    let ack = Kind::Ack(Ack {
-        stream: asked.hello.stream,
-        sequence: 1,
-        ..Ack::default()
-    });
+    let ack = ack(asked.hello.stream, 1);
     let resync = Kind::Resync(Resync {
         stream: asked.hello.stream,
         sequence: 9,
@@ -211,10 +216,7 @@ async fn only_the_answer_to_this_question_counts() {
 /// The first answer was lost; the master knows the question and says how far it is.
 #[tokio::test]
 async fn the_marks_of_a_known_question_are_its_acks() {
-    let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
-    rig.append(3).await;
-    rig.start();
+    let (oracle, rig) = asking(3).await;
     let asked = oracle.next().await;
     assert_eq!(asked.sequences(), [1, 2, 3]);
     let marks = vec![mark(&asked.hello, 3)];
@@ -225,10 +227,7 @@ async fn the_marks_of_a_known_question_are_its_acks() {
 /// Nothing was acked and nothing refused: this process was set back, and its numbers with it.
 #[tokio::test]
 async fn a_question_that_is_taken_for_an_old_one_is_followed_by_a_much_higher_one() {
-    let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
-    rig.append(1).await;
-    rig.start();
+    let (oracle, rig) = asking(1).await;
     let asked = oracle.next().await;
     oracle.answer(&asked, &[welcome(&asked.hello)]).await;
     let next = oracle.next().await;
@@ -241,16 +240,9 @@ async fn a_question_that_is_taken_for_an_old_one_is_followed_by_a_much_higher_on
 /// Part of the answer did not fit.
 #[tokio::test]
 async fn what_an_answer_leaves_out_is_asked_anew() {
-    let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
-    rig.append(3).await;
-    rig.start();
+    let (oracle, rig) = asking(3).await;
     let asked = oracle.next().await;
-    let ack = Kind::Ack(Ack {
-        stream: asked.hello.stream,
-        sequence: 2,
-        ..Ack::default()
-    });
+    let ack = ack(asked.hello.stream, 2);
     oracle.answer(&asked, &[ack]).await;
     let next = oracle.next().await;
     assert_eq!(next.sequences(), [3]);
@@ -260,10 +252,7 @@ async fn what_an_answer_leaves_out_is_asked_anew() {
 
 #[tokio::test]
 async fn the_newest_goes_first_and_once_while_a_backlog_drains() {
-    let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
-    rig.append(40).await;
-    rig.start();
+    let (oracle, rig) = asking(40).await;
     let mut sequences = Vec::new();
     let mut previews = Vec::new();
     while sequences.len() < 40 {
@@ -278,9 +267,13 @@ async fn the_newest_goes_first_and_once_while_a_backlog_drains() {
 }
 
 #[tokio::test]
-async fn a_gap_that_is_owed_goes_with_the_next_question() {
+async fn a_gap_that_is_owed_goes_with_the_next_question_at_once() {
     let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
+    let mut config = oracle.config();
+    // Who is refused waits; who is told what is missing does not.
+    config.backoff.base = Duration::from_secs(3600);
+    config.backoff.cap = Duration::from_secs(3600);
+    let mut rig = Rig::with_config(config);
     rig.append(2).await;
     rig.start();
     let asked = oracle.next().await;
@@ -305,16 +298,13 @@ async fn a_gap_that_is_owed_goes_with_the_next_question() {
     match next.rest.as_slice() {
         [to_master::Kind::Gap(gap), to_master::Kind::Report(report)] => {
             assert_eq!((gap.first, gap.last, report.sequence), (1, 2, 3));
+            assert!(report.live, "what was refused has told nothing");
         }
         other => panic!("{other:?}"),
     }
     let said = [
         welcome_with(vec![mark(&next.hello, 0)]),
-        Kind::Ack(Ack {
-            stream: next.hello.stream,
-            sequence: 3,
-            ..Ack::default()
-        }),
+        ack(next.hello.stream, 3),
     ];
     oracle.answer(&next, &said).await;
     rig.settled().await;
@@ -322,10 +312,7 @@ async fn a_gap_that_is_owed_goes_with_the_next_question() {
 
 #[tokio::test]
 async fn a_resync_begins_a_new_stream() {
-    let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
-    rig.append(2).await;
-    rig.start();
+    let (oracle, rig) = asking(2).await;
     let asked = oracle.next().await;
     let resync = Kind::Resync(Resync {
         stream: asked.hello.stream,
@@ -341,10 +328,7 @@ async fn a_resync_begins_a_new_stream() {
 
 #[tokio::test]
 async fn a_stop_sends_what_is_left_and_says_goodbye() {
-    let oracle = Oracle::start().await;
-    let mut rig = Rig::with_config(oracle.config());
-    rig.append(1).await;
-    rig.start();
+    let (oracle, mut rig) = asking(1).await;
     let asked = oracle.next().await;
     rig.stop.cancel();
     rig.append(1).await;

@@ -78,7 +78,7 @@ impl Exchange<'_> {
     /// When [`Self::finished`] or the session has to be asked again.
     pub(super) fn deadline(&self) -> Option<Moment> {
         let drain = self.link.drain_until.map(|until| {
-            if self.is_drained() {
+            if self.link.is_drained() {
                 until + CLOSE_WAIT
             } else {
                 until

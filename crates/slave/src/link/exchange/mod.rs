@@ -165,12 +165,6 @@ impl<'a> Exchange<'a> {
             && !self.goodbye_said
     }
 
-    /// Whether the time for sending what is left is over.
-    fn is_drained(&self) -> bool {
-        let now = clock::boot();
-        self.link.drain_until.is_some_and(|until| now >= until)
-    }
-
     /// All was said and acked.
     fn done(&self) -> End {
         if self.goodbye_said {

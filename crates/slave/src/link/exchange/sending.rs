@@ -4,12 +4,12 @@ use prost::Message;
 use rollcall_os::clock;
 use rollcall_protocol::limits::{self, PER_MESSAGE_FRAMES_MAX};
 use rollcall_protocol::session::slave::Pick;
-use rollcall_protocol::wire::{self, Mark, ToMaster, to_master::Kind};
+use rollcall_protocol::wire::{self, ToMaster, to_master::Kind};
 
 use super::{Exchange, Leaving};
-use crate::link::feed::{sequence_of, stream_of, to_message};
+use crate::link::feed::{place_of, to_message, to_preview};
 use crate::link::hello::{goodbye, hello};
-use crate::spool::{Body, SpoolError, Standing};
+use crate::spool::{SpoolError, Standing};
 
 /// Bytes that may wait for the socket before no more is taken from the spool.
 const UNWRITTEN_MAX: usize = limits::FRAME_BYTES_MAX;
@@ -46,7 +46,7 @@ impl Exchange<'_> {
             messages.push(message);
         }
         self.feed.fill().await?;
-        let over = self.link.is_stopping() && (self.feed.is_empty() || self.is_drained());
+        let over = self.link.is_stopping() && (self.feed.is_empty() || self.link.is_drained());
         if over {
             messages.push(goodbye());
             self.goodbye_said = true;
@@ -71,7 +71,7 @@ impl Exchange<'_> {
             self.leaving.get_or_insert(Leaving::Again);
         }
         let sent_all = self.feed.is_empty() && self.session.in_flight() == 0;
-        if self.link.is_stopping() && (sent_all || self.is_drained()) {
+        if self.link.is_stopping() && (sent_all || self.link.is_drained()) {
             self.queue(goodbye());
             self.session.handle_goodbye_sent(clock::boot());
             self.goodbye_said = true;
@@ -104,14 +104,7 @@ impl Exchange<'_> {
         let id = newest.as_ref().map_or(picked, |entry| entry.id.max(picked));
         self.session
             .handle_sent(Pick::Preview(id), 0, 0, clock::boot());
-        let message = newest.and_then(|entry| match entry.body {
-            Body::Report(report) => Some(Kind::Report(wire::Report {
-                live: true,
-                preview: true,
-                ..report
-            })),
-            Body::Gap(_) => None,
-        });
+        let message = newest.and_then(|entry| to_preview(entry.body));
         Ok(message.filter(|message| self.fits(message)))
     }
 
@@ -121,14 +114,14 @@ impl Exchange<'_> {
             return Ok(None);
         };
         let message = to_message(&entry.body, live);
-        let (stream, sequence) = (stream_of(&entry.body), sequence_of(&entry.body));
+        let place = place_of(&entry.body);
         if !self.fits(&message) {
             self.feed.give_up_next().await?;
             return Ok(None);
         }
         self.session
-            .handle_sent(pick, stream, sequence, clock::boot());
-        self.link.note_sent(Mark { stream, sequence });
+            .handle_sent(pick, place.stream, place.sequence, clock::boot());
+        self.link.note_sent(place);
         self.feed.advance();
         Ok(Some(message))
     }

@@ -6,19 +6,16 @@ use rollcall_os::clock;
 use rollcall_protocol::wire::{self, Mode};
 
 use super::per_message;
+use crate::link::Close;
 use crate::link::exchange::CLOSE_WAIT;
-use crate::link::fake::{FakeMaster, Rig, config, soon};
-use crate::link::{Close, LinkConfig};
+use crate::link::fake::{FakeMaster, Rig, config, linked, soon};
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_until_there_is_something_to_send() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(LinkConfig {
-        idle_timeout: Some(Duration::from_millis(300)),
-        ..config(&[&master])
-    });
-    rig.append(1).await;
-    rig.start();
+    let (master, rig) = linked(1, |config| {
+        config.idle_timeout = Some(Duration::from_millis(300));
+    })
+    .await;
     let (mut session, hello) = master.welcome().await;
     session.shown(1).await;
     // What is under way is waited for.
@@ -34,12 +31,10 @@ async fn an_idle_connection_is_closed_until_there_is_something_to_send() {
 
 #[tokio::test]
 async fn an_idle_slave_says_goodbye_when_it_stops() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(LinkConfig {
-        idle_timeout: Some(Duration::from_millis(50)),
-        ..config(&[&master])
-    });
-    rig.start();
+    let (master, mut rig) = linked(0, |config| {
+        config.idle_timeout = Some(Duration::from_millis(50));
+    })
+    .await;
     let (mut session, _) = master.welcome().await;
     assert!(session.next().await.is_none());
     rig.stop.cancel();
@@ -52,13 +47,10 @@ async fn an_idle_slave_says_goodbye_when_it_stops() {
 
 #[tokio::test]
 async fn a_connection_that_is_old_is_made_anew_and_nothing_is_lost() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(LinkConfig {
-        lifetime_max: Some(Duration::from_millis(200)),
-        ..config(&[&master])
-    });
-    rig.append(1).await;
-    rig.start();
+    let (master, rig) = linked(1, |config| {
+        config.lifetime_max = Some(Duration::from_millis(200));
+    })
+    .await;
     let (mut session, first) = master.welcome().await;
     session.shown(1).await;
     // It lives on while something is under way, however old it is.
@@ -92,9 +84,7 @@ async fn a_first_master_that_is_not_there_costs_no_session() {
 
 #[tokio::test]
 async fn the_next_message_does_not_wait_for_a_close_that_does_not_come() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.start();
+    let (master, mut rig) = linked(0, per_message).await;
     let begun = clock::boot();
     let mut open = Vec::new();
     for sequence in 1..=3 {
@@ -127,13 +117,11 @@ async fn the_next_message_does_not_wait_for_a_close_that_does_not_come() {
 
 #[tokio::test]
 async fn an_abort_comes_after_the_ack_and_takes_no_port() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(LinkConfig {
-        close: Close::Abort,
-        ..per_message(&[&master])
-    });
-    rig.append(1).await;
-    rig.start();
+    let (master, mut rig) = linked(1, |config| {
+        per_message(config);
+        config.close = Close::Abort;
+    })
+    .await;
     let (mut session, hello) = master.accept().await;
     session.report().await;
     session.welcome(vec![]).await;

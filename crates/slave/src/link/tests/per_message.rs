@@ -3,13 +3,11 @@
 use rollcall_protocol::wire::{self, ErrorCode, Mark, Mode, to_slave};
 
 use super::per_message;
-use crate::link::fake::{FakeMaster, Rig};
+use crate::link::fake::{FakeMaster, Rig, config, linked};
 
 #[tokio::test]
 async fn a_message_of_its_own_connection_ends_with_the_masters_close() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.start();
+    let (master, rig) = linked(0, per_message).await;
     for sequence in 1..=2 {
         rig.append(1).await;
         // Hello and the report come before any answer.
@@ -28,10 +26,7 @@ async fn a_message_of_its_own_connection_ends_with_the_masters_close() {
 
 #[tokio::test]
 async fn a_backlog_goes_by_several_messages() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.append(20).await;
-    rig.start();
+    let (master, rig) = linked(20, per_message).await;
     let mut received = 0;
     while received < 20 {
         let (mut session, hello) = master.accept().await;
@@ -51,10 +46,7 @@ async fn a_backlog_goes_by_several_messages() {
 
 #[tokio::test]
 async fn a_message_is_kept_if_its_connection_is_cut() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.append(1).await;
-    rig.start();
+    let (master, rig) = linked(1, per_message).await;
     let (mut session, _) = master.accept().await;
     session.welcome(vec![]).await;
     session.report().await;
@@ -71,7 +63,9 @@ async fn a_message_is_kept_if_its_connection_is_cut() {
 #[tokio::test]
 async fn a_gap_that_a_message_did_not_know_of_comes_with_the_next() {
     let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
+    let mut config = config(&[&master]);
+    per_message(&mut config);
+    let mut rig = Rig::with_config(config);
     rig.append(3).await;
     let stream = rig.spool.standing().await.unwrap().stream;
     let acked = Mark {

@@ -3,11 +3,10 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use rollcall_os::outgoing::Outgoing;
 use rollcall_protocol::wire::{self, ErrorCode, Mode, to_slave};
 
 use super::per_message;
-use crate::link::fake::{FakeMaster, FakeSession, Rig, soon};
+use crate::link::fake::{FakeSession, linked, soon};
 use crate::link::{LinkConfig, OnExhaustion, PortUse};
 
 /// `count` ports that nobody has, outside of the range that the kernel picks from.
@@ -20,16 +19,11 @@ fn free_ports(count: u16) -> String {
     format!("{first}-{}", first + count - 1)
 }
 
-fn narrow(master: &FakeMaster, ports: &str, on_exhaustion: OnExhaustion) -> LinkConfig {
-    LinkConfig {
-        outgoing: Outgoing {
-            source_addresses: vec!["127.0.0.1".parse().unwrap()],
-            source_ports: ports.parse().ok(),
-            ..Outgoing::default()
-        },
-        on_exhaustion,
-        ..per_message(&[master])
-    }
+fn narrow(config: &mut LinkConfig, ports: &str, on_exhaustion: OnExhaustion) {
+    per_message(config);
+    config.on_exhaustion = on_exhaustion;
+    config.outgoing.source_addresses = vec!["127.0.0.1".parse().unwrap()];
+    config.outgoing.source_ports = ports.parse().ok();
 }
 
 /// Answers a message so that the slave has to close first, at once: what follows the ack is no
@@ -43,11 +37,9 @@ async fn answer_badly(mut session: FakeSession, stream: u64, sequence: u64) {
 
 #[tokio::test]
 async fn it_falls_back_to_one_connection_within_its_budget() {
-    let master = FakeMaster::start().await;
     // 8 ports are the budget, 2 the reserve.
     let ports = free_ports(10);
-    let mut rig = Rig::with_config(narrow(&master, &ports, OnExhaustion::Pool));
-    rig.start();
+    let (master, rig) = linked(0, |config| narrow(config, &ports, OnExhaustion::Pool)).await;
     let mut sequence = 0;
     let (mut session, hello) = loop {
         sequence += 1;
@@ -80,10 +72,8 @@ async fn it_falls_back_to_one_connection_within_its_budget() {
 
 #[tokio::test]
 async fn it_waits_if_it_is_told_to_and_stops_all_the_same() {
-    let master = FakeMaster::start().await;
     let ports = free_ports(4);
-    let mut rig = Rig::with_config(narrow(&master, &ports, OnExhaustion::Wait));
-    rig.start();
+    let (master, mut rig) = linked(0, |config| narrow(config, &ports, OnExhaustion::Wait)).await;
     for sequence in 1..=2 {
         rig.append(1).await;
         let (session, hello) = master.accept().await;
@@ -111,18 +101,17 @@ async fn it_waits_if_it_is_told_to_and_stops_all_the_same() {
 
 #[tokio::test]
 async fn no_port_at_all_is_tried_again_and_loses_nothing() {
-    let master = FakeMaster::start().await;
     let ports = free_ports(3);
     let (first, last) = ports.split_once('-').unwrap();
     let (first, last): (u16, u16) = (first.parse().unwrap(), last.parse().unwrap());
     // Somebody else has them all.
     let taken = (first..=last).map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
     let taken: Vec<_> = taken.collect();
-    let mut config = narrow(&master, &ports, OnExhaustion::Pool);
-    config.backoff.cap = Duration::from_millis(50);
-    let mut rig = Rig::with_config(config);
-    rig.append(2).await;
-    rig.start();
+    let change = |config: &mut LinkConfig| {
+        narrow(config, &ports, OnExhaustion::Pool);
+        config.backoff.cap = Duration::from_millis(50);
+    };
+    let (master, mut rig) = linked(2, change).await;
     let exhausted = rig
         .port_use
         .wait_for(|found| found.is_some_and(|found| found.exhaustions == 1));

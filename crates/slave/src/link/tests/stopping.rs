@@ -5,15 +5,11 @@ use std::time::Duration;
 use rollcall_protocol::wire::to_master::Kind;
 
 use super::per_message;
-use crate::link::LinkConfig;
-use crate::link::fake::{FakeMaster, Rig, config};
+use crate::link::fake::{FakeMaster, Rig, linked};
 
 #[tokio::test]
 async fn a_stop_drains_the_spool_and_says_goodbye() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::new(&[&master]);
-    rig.append(2).await;
-    rig.start();
+    let (master, mut rig) = linked(2, |_| {}).await;
     let (mut session, hello) = master.accept().await;
     rig.stop.cancel();
     session.welcome(vec![]).await;
@@ -29,13 +25,7 @@ async fn a_stop_drains_the_spool_and_says_goodbye() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_ever() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(LinkConfig {
-        drain: Duration::from_millis(100),
-        ..config(&[&master])
-    });
-    rig.append(1).await;
-    rig.start();
+    let (master, mut rig) = linked(1, |config| config.drain = Duration::from_millis(100)).await;
     let (mut session, _) = master.welcome().await;
     session.shown(1).await;
     rig.stop.cancel();
@@ -60,9 +50,7 @@ async fn a_stop_while_no_master_is_there_keeps_the_spool() {
 
 #[tokio::test]
 async fn a_stop_in_per_message_mode_sends_the_rest_with_the_goodbye() {
-    let master = FakeMaster::start().await;
-    let mut rig = Rig::with_config(per_message(&[&master]));
-    rig.start();
+    let (master, mut rig) = linked(0, per_message).await;
     rig.stop.cancel();
     let (mut session, hello) = master.accept().await;
     assert_eq!(hello.frames, 1);

@@ -28,6 +28,7 @@ impl Queue {
     }
 
     /// Sets the database aside, which was found damaged while it was in use, and opens a new one.
+    /// New entries go on from the ids of the old one: readers remember up to where they have come.
     ///
     /// # Errors
     /// [`SpoolError`]
@@ -40,10 +41,13 @@ impl Queue {
             folder,
             limits,
             introduced,
+            state: State { next_id, .. },
             ..
         } = self;
         let damage = damage.to_string();
-        Self::set_aside(folder, limits, now_ms, "damaged", &damage, introduced)
+        let mut new = Self::set_aside(folder, limits, now_ms, "damaged", &damage, introduced)?;
+        new.state.next_id = new.state.next_id.max(next_id);
+        Ok(new)
     }
 
     fn set_aside(

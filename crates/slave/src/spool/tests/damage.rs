@@ -113,3 +113,21 @@ fn a_body_that_is_not_what_was_written_becomes_a_gap() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_replacement_is_told_to_the_reader_and_its_ids_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _ended) = Spool::open(directory.path(), UNBOUNDED).unwrap();
+    for _ in 0..3 {
+        assert!(spool.append(report(0)).await.unwrap());
+    }
+    let before = spool.newest().await.unwrap().unwrap();
+    damage(directory.path());
+    assert!(spool.append(report(0)).await.unwrap());
+    // Of those who ask, only the reader has to begin anew.
+    spool.set_limits(UNBOUNDED).await.unwrap();
+    let read = spool.read_after(before.id, 1).await;
+    assert!(matches!(read, Err(SpoolError::Replaced)), "{read:?}");
+    let after = spool.read_after(before.id, 10).await.unwrap();
+    assert_eq!(shown(&after), ["1"]);
+}

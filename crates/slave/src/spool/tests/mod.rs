@@ -57,6 +57,13 @@ fn all(queue: &mut Queue) -> Vec<String> {
     shown(&queue.read_after(BEFORE_ALL, 1000).unwrap())
 }
 
+/// Plants a row that no build writes: the next append finds it, and nothing else does.
+pub(crate) fn damage(directory: &Path) {
+    let connection = rusqlite::Connection::open(directory.join("spool.db")).unwrap();
+    let sql = "INSERT INTO entries VALUES (0, 5, 1, 1, NULL, 0, 0, 0, -1, x'')";
+    assert_eq!(connection.execute(sql, []), Ok(1));
+}
+
 fn own_stream(queue: &Queue) -> u64 {
     queue.standing().unwrap().stream
 }
