@@ -73,8 +73,8 @@ pub(crate) enum Mode {
     /// Every other slave per-message.
     Mixed,
     /// No connection: what a slave owes goes over UDP in one datagram, and again after 250 ms, 500 ms
-    /// and so on up to 4 s, until its answer comes. The master must offer it ([listen] datagram). It
-    /// drops unread what is more than its [limits] datagram_rate allows of one address: behind one,
+    /// and so on up to 4 s, until its answer comes. The master must offer it (listen.datagram). It
+    /// drops unread what is more than its limits.datagram_rate allows of one address: behind one,
     /// slaves without --rate get that rate together, and late. Raise the limit, or spread them over
     /// --source-addresses; 127.0.0.0/8 is full of them.
     Datagram,

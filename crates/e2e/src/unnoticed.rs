@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -9,12 +10,29 @@ use std::time::Duration;
 
 use rollcall_protocol::api::{EventKind, EventRow};
 
-use crate::bench::Outcome;
+use crate::bench::{Bench, Outcome};
 use crate::master::Master;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_until};
 
 /// Between two connects of a [`Prober`].
 const PROBE_EVERY: Duration = Duration::from_millis(5);
+
+/// Starts a fleet that reports ten times a second until it is stopped, and waits until each of its `slaves`
+/// and of the `others` that run already has reported.
+#[track_caller]
+pub fn start_fleet(folder: &Path, master: &Master, slaves: usize, others: usize) -> Bench {
+    let count = slaves.to_string();
+    let mut arguments = vec!["--slaves", &count, "--mode", "pooled"];
+    arguments.extend(["--rate", "10", "--duration", "1h"]);
+    let bench = Bench::spawn(folder, master.address(), &arguments);
+    let api = master.api();
+    wait_until(PATIENCE, "all slaves on the roll, with a report", || {
+        let rows = api.slaves().ok()?;
+        let reporting = rows.iter().filter(|row| row.applied > 0).count();
+        (reporting == slaves + others).then_some(())
+    });
+    bench
+}
 
 /// Connects again and again and counts whom nobody listens to.
 #[derive(Debug)]

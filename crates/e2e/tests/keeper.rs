@@ -13,7 +13,7 @@ use std::time::Duration;
 use rollcall_e2e::bench::Bench;
 use rollcall_e2e::peer::Identity;
 use rollcall_e2e::skip::require_root_or_skip_loudly;
-use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed};
+use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed, start_fleet};
 use rollcall_e2e::wait::PATIENCE;
 use rollcall_e2e::{Daemon, LogLine, Master, Peer, binaries, wait_until};
 use rollcall_protocol::wire::to_slave;
@@ -90,24 +90,8 @@ fn socket(folder: &Path) -> PathBuf {
 fn kills_and_restarts_are_noticed_by_nobody() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut master = kept(folder.path());
-    let count = SLAVES.to_string();
-    let arguments = [
-        "--slaves",
-        &count,
-        "--mode",
-        "pooled",
-        "--rate",
-        "10",
-        "--duration",
-        "1h",
-    ];
-    let mut bench = Bench::spawn(folder.path(), master.address(), &arguments);
+    let mut bench = start_fleet(folder.path(), &master, SLAVES, 0);
     let api = master.api();
-    wait_until(PATIENCE, "all slaves on the roll, with a report", || {
-        let rows = api.slaves().ok()?;
-        let reporting = rows.iter().filter(|row| row.applied > 0).count();
-        (reporting == SLAVES).then_some(())
-    });
     let probers = [master.address(), api.address()].map(Prober::start);
     for end in 0..KILLS + RESTARTS {
         assert!(!bench.has_ended(), "the fleet was gone before {end}");

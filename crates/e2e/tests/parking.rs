@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use rollcall_e2e::bench::Bench;
 use rollcall_e2e::peer::Identity;
-use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed};
+use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed, start_fleet};
 use rollcall_e2e::wait::PATIENCE;
 use rollcall_e2e::{Master, Peer, Slave, Supervisor, wait_until};
 use rollcall_os::clock;
@@ -44,24 +44,8 @@ fn kills_and_restarts_are_noticed_by_nobody() {
         slave.start();
         slave
     });
-    let count = SLAVES.to_string();
-    let arguments = [
-        "--slaves",
-        &count,
-        "--mode",
-        "pooled",
-        "--rate",
-        "10",
-        "--duration",
-        "1h",
-    ];
-    let mut bench = Bench::spawn(folder.path(), master.address(), &arguments);
+    let mut bench = start_fleet(folder.path(), &master, SLAVES, slaves.len());
     let api = master.api();
-    wait_until(PATIENCE, "all slaves on the roll, with a report", || {
-        let rows = api.slaves().ok()?;
-        let reporting = rows.iter().filter(|row| row.applied > 0).count();
-        (reporting == SLAVES + slaves.len()).then_some(())
-    });
     let probers = [master.address(), api.address()].map(Prober::start);
 
     let began = clock::boot();

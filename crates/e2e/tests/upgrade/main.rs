@@ -13,7 +13,7 @@ use rollcall_e2e::bench::Bench;
 use rollcall_e2e::disk::SmallDisk;
 use rollcall_e2e::peer::Identity;
 use rollcall_e2e::skip::require_root_or_skip_loudly;
-use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed};
+use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed, start_fleet};
 use rollcall_e2e::wait::PATIENCE;
 use rollcall_e2e::{Master, Peer, Slave, Supervisor, wait_until};
 use rollcall_protocol::api::SlaveRow;
@@ -59,16 +59,8 @@ fn upgrades_are_noticed_by_nobody() {
         slave.start();
         slave
     });
-    let count = SLAVES.to_string();
-    let mut arguments = vec!["--slaves", &count, "--mode", "pooled"];
-    arguments.extend(["--rate", "10", "--duration", "1h"]);
-    let mut bench = Bench::spawn(&folder, address, &arguments);
+    let mut bench = start_fleet(&folder, &upgraded.master, SLAVES, slaves.len());
     let api = upgraded.master.api();
-    wait_until(PATIENCE, "all slaves on the roll, with a report", || {
-        let rows = api.slaves().ok()?;
-        let reporting = rows.iter().filter(|row| row.applied > 0).count();
-        (reporting == SLAVES + slaves.len()).then_some(())
-    });
     let probers = [Prober::start(address), Prober::of_readers(api.address())];
     for upgrade in 1..=UPGRADES {
         assert!(!bench.has_ended(), "the fleet was gone before {upgrade}");
