@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rollcall_e2e::bench::Bench;
 use rollcall_e2e::peer::Identity;
 use rollcall_e2e::skip::require_root_or_skip_loudly;
 use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed, start_fleet};

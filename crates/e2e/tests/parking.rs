@@ -3,7 +3,6 @@
 
 use std::net::TcpStream;
 
-use rollcall_e2e::bench::Bench;
 use rollcall_e2e::peer::Identity;
 use rollcall_e2e::unnoticed::{Prober, assert_nobody_noticed, start_fleet};
 use rollcall_e2e::wait::PATIENCE;

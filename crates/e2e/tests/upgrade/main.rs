@@ -9,7 +9,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rollcall_e2e::bench::Bench;
 use rollcall_e2e::disk::SmallDisk;
 use rollcall_e2e::peer::Identity;
 use rollcall_e2e::skip::require_root_or_skip_loudly;
