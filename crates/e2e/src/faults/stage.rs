@@ -11,6 +11,7 @@ use super::fleet::{Fleet, SCRIPT};
 use super::strace::{self, Fault, Trace};
 use super::{audit, bytes};
 use crate::binaries;
+use crate::daemon::Daemon;
 use crate::master::Master;
 use crate::wait::{PATIENCE, wait_until};
 
@@ -101,14 +102,8 @@ impl Stage {
         master.config.write(&config);
         let program = binaries::path(binaries::MASTER);
         let mut daemon = strace::spawn("master", &program, &config, folder, trace);
-        let ready = wait_until(PATIENCE, "the master to be ready or to end", || {
-            let ended = daemon.ended().is_some();
-            // The fault may be that the line is lost.
-            let told = !daemon.log().events("master_ready").is_empty();
-            let ready = told || master.api().ready().is_ok_and(|(status, _)| status == 200);
-            (ended || ready).then_some(ready)
-        });
-        let played = if ready {
+        let is_ready = await_ready(&master, &mut daemon);
+        let played = if is_ready {
             fleet.play(master.address(), &SCRIPT)
         } else {
             Ok(())
@@ -147,6 +142,23 @@ impl Stage {
     }
 }
 
+/// Until the master lets slaves in, or has ended. Returns whether it got so far.
+fn await_ready(master: &Master, daemon: &mut Daemon) -> bool {
+    let is_told = |daemon: &Daemon| !daemon.log().events("master_ready").is_empty();
+    let ready = wait_until(PATIENCE, "the master to be ready or to end", || {
+        let ended = daemon.ended().is_some();
+        let answers = || master.api().ready().is_ok_and(|(status, _)| status == 200);
+        let ready = is_told(daemon) || answers();
+        (ended || ready).then_some(ready)
+    });
+    // Readers are answered before slaves are let in. The fault may be that the line is lost, though.
+    let told = || (daemon.ended().is_some() || is_told(daemon)).then_some(());
+    let _ = crate::wait::poll_until(LINE_WAIT, told);
+    ready
+}
+
+/// For how long the line that slaves are let in may come later than the first answer to a reader.
+const LINE_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 /// For how long a master whose fleet has lost it may still live.
 const DYING: std::time::Duration = std::time::Duration::from_millis(500);
 
