@@ -114,13 +114,21 @@ impl Door {
     }
 
     /// Takes in who has connected and was not accepted yet: closing the listener would reset them.
-    fn serve_queue(&self, listener: TcpListener) {
+    fn serve_queue(&mut self, listener: TcpListener) {
         let Ok(listener) = listener.into_std() else {
             return;
         };
-        while let Ok((socket, peer)) = accept(&SockRef::from(&listener)) {
-            if let Ok(stream) = TcpStream::from_std(socket.into()) {
-                self.serve(stream, peer);
+        loop {
+            match accept(&SockRef::from(&listener)) {
+                Ok((socket, peer)) => {
+                    if let Ok(stream) = TcpStream::from_std(socket.into()) {
+                        self.serve(stream, peer);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error)
+                    if error.kind() == io::ErrorKind::Interrupted || is_peers_fault(&error) => {}
+                Err(error) => return self.tell(&error, clock::boot()),
             }
         }
     }
